@@ -1,0 +1,1 @@
+"""One file per behaviour that a user may delete."""

@@ -1,0 +1,148 @@
+"""What a run leaves behind in figures: metrics.csv, the speed of training, and the tables at the end."""
+
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.loggers import CSVLogger
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
+
+
+class MetricsCSV(Logger, CSVLogger):
+    """`metrics.csv` in the run directory, and nothing else; a run that is continued goes on in the same file.
+
+    Args:
+        run_dir: the run directory.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(root_dir=str(run_dir), name="", version="")
+        path = run_dir / "metrics.csv"
+        earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
+        writer = self.experiment  # CSVLogger deletes the file that is there
+        if earlier:
+            header, *_ = earlier.splitlines()
+            path.write_text(earlier, encoding="utf-8")
+            writer.metrics_keys.extend(header.split(","))
+
+    @property
+    def save_dir(self) -> str:
+        """The run directory."""
+        return self.root_dir
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+
+class Throughput(Callback):
+    """Counts training images and the seconds spent on training batches, validation and checkpoints left out."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch."""
+        self.images += len(batch[1]) * trainer.world_size
+        if trainer.is_last_batch:
+            self._stop()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock: validation may also run in the middle of an epoch."""
+        self._stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Training images a second over all processes; None before any."""
+        return round(self.images / self.seconds, 1) if self.images and self.seconds else None
+
+
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """The `versions` and `device` sections of results.json."""
+    root = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(root) if root.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "device": {
+            "accelerator": root.type,
+            "name": name,
+            "devices": trainer.world_size,
+            "strategy": trainer.strategy.strategy_name if hasattr(trainer.strategy, "strategy_name") else "auto",
+            "precision": str(trainer.precision),
+        },
+    }
+
+
+def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
+    """A two-column table of figures."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)
+
+
+def print_closing(run_dir: Path, results: Mapping[str, Any]) -> None:
+    """The table at the end of `fit`: test metrics, exports, where everything is, and what to type next."""
+    console = Console()
+    if results.get("test"):
+        print_metrics("Test", {k: v for k, v in results["test"].items() if isinstance(v, float)})
+    if results.get("exports"):
+        print_exports(results["exports"])
+    here = _short(run_dir)
+    console.print(f"\nEverything is in [bold]{here}[/bold]: config.yaml, metrics.csv, checkpoints/, export/, results.json", soft_wrap=True)
+    console.print("\nNext:")
+    for command in (f"predict --run {here} --images FILE_OR_FOLDER", f"test --run {here}", f"export --run {here} --formats onnx"):
+        console.print(f"  lit-guide {command}", soft_wrap=True, highlight=False)
+
+
+def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
+    """A table of export entries: those written with size and difference, those that failed with the reason."""
+    table = Table(title="Exports", title_justify="left")
+    for heading in ("format", "file", "size", "max abs difference"):
+        table.add_column(heading, overflow="fold")
+    for entry in exports:
+        if "error" in entry:
+            table.add_row(entry["format"], "-", "-", f"[red]{entry['error']}[/red]")
+        else:
+            size = f"{entry['bytes'] / 1e3:.0f} kB"
+            table.add_row(entry["format"], entry["path"], size, f"{entry['max_abs_diff']:.1e}")
+    Console().print(table)
+
+
+def _short(path: Path) -> str:
+    """The path as a user would type it from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,118 @@
+"""Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line."""
+
+import inspect
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.model import LitClassifier
+from lit_guide.networks import network_names
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint of `LitClassifier` onto the CPU; only tensors and plain values are accepted.
+
+    Returns:
+        The Lightning checkpoint, its "hyper_parameters" checked: arguments of `LitClassifier`, all plain values.
+
+    Raises:
+        ConfigError: the path is a URL or is not there.
+        LitGuideError: the file is broken, holds pickled objects, or names code to import.
+    """
+    if "://" in str(path):
+        raise ConfigError(f"--ckpt_path {path}: checkpoints are read from disk only. Download it, then give the file.")
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"There is no checkpoint {path}. Give a file with --ckpt_path, or a run with --run DIR.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
+        raise LitGuideError(
+            f"{path} was refused: it is not a checkpoint of plain tensors and values{_in_brackets(reason)}. "
+            f"Loading it could run code.{_alternative(path)}"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise LitGuideError(f"{path} can't be read; it is truncated or not a checkpoint{_in_brackets(str(error))}."
+                            f"{_alternative(path)}") from None  # fmt: skip
+    hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(hyper_parameters, dict) or "state_dict" not in checkpoint:
+        raise LitGuideError(f"{path} is not a checkpoint of LitClassifier: it has no hyper_parameters.{_alternative(path)}")
+    fault = _fault_in(hyper_parameters)
+    if fault:
+        raise LitGuideError(f"{path} was refused: {fault}. Nothing that it names was imported.")
+    loaded: dict[str, Any] = checkpoint
+    return loaded
+
+
+def load_classifier(path: str | Path) -> LitClassifier:
+    """The trained model of a checkpoint, on the CPU, in float32 and evaluation mode; the data are not needed.
+
+    Raises:
+        As `read_checkpoint`.
+    """
+    checkpoint = read_checkpoint(path)
+    model = LitClassifier(**checkpoint["hyper_parameters"])
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise LitGuideError(f"{path}: its weights do not fit the network it names: {error}") from None
+    return model.float().eval()
+
+
+def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], path: str | Path) -> None:
+    """Refuse to use a checkpoint on data with other classes.
+
+    Raises:
+        LitGuideError: with both lists.
+    """
+    trained = list(checkpoint["hyper_parameters"]["class_names"])
+    if trained != list(class_names):
+        raise LitGuideError(
+            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
+            f"  data ({len(class_names)}): {', '.join(class_names)}\nUse the data it was trained on, or train anew."
+        )
+
+
+def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
+    """What makes these hyperparameters unfit to be passed to `LitClassifier`; empty where nothing does."""
+    known = inspect.signature(LitClassifier.__init__).parameters
+    for key, value in hyper_parameters.items():
+        if key not in known:
+            return f"its hyperparameters hold {key!r}, which LitClassifier does not take"
+        if not _is_plain(value):
+            return f"its hyperparameter {key!r} is no plain value"
+        name = value.get("name") if isinstance(value, dict) else value
+        if key in ("optimizer", "scheduler") and value is not None and not (isinstance(name, str) and name.isidentifier()):
+            return f"its hyperparameter {key!r} is {str(name)!r}, not the name of a class"
+        if key == "network" and value not in network_names():
+            return f"its network {str(value)!r} is none of lit-guide's"
+    missing = [key for key in ("class_names", "input_shape", "mean", "std", "optimizer") if key not in hyper_parameters]
+    return f"its hyperparameters lack {', '.join(missing)}" if missing else ""
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and k not in ("class_path", "_instantiator") and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def _in_brackets(reason: str) -> str:
+    return f" ({reason.strip().splitlines()[0][:200]})" if reason.strip() else ""
+
+
+def _alternative(path: Path) -> str:
+    others = [p for p in sorted(path.parent.glob("*.ckpt"), key=lambda p: -p.stat().st_mtime) if p != path]
+    for other in others:
+        try:
+            torch.load(other, map_location="meta", weights_only=True)
+        except Exception:  # whatever is wrong with that one, it is not the one to offer
+            continue
+        return f" Use {other} instead."
+    return ""

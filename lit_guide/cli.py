@@ -1,0 +1,76 @@
+"""The `lit-guide` command: which command runs, and how failures end. No torch is imported before a command needs it."""
+
+import os
+import signal
+import sys
+from difflib import get_close_matches
+
+from lit_guide import __version__
+from lit_guide.errors import LitGuideError
+
+HELP = f"""lit-guide {__version__}: train, check and export image classifiers
+
+usage: lit-guide COMMAND [options]
+
+commands:
+  fit        train, test and export      lit-guide fit --config configs/digits.yaml
+  validate   score the validation split  lit-guide validate --run latest
+  test       score the test split        lit-guide test --run latest
+  predict    classify image files        lit-guide predict --run latest --images a.png some_folder/
+  export     write ONNX, TorchScript     lit-guide export --run latest --formats onnx
+             and torch.export files
+
+lit-guide COMMAND --help lists a command's options. --version prints the version.
+A device is chosen by flags: --accelerator gpu --devices 2 --strategy ddp --precision bf16-mixed
+"""
+COMMANDS = ("fit", "validate", "test", "predict", "export")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: the command line without the program's name; `sys.argv` if None.
+
+    Returns:
+        The exit code: 0 done, 1 the run failed, 2 the command or configuration is wrong, 130 Ctrl-C, 143 SIGTERM.
+    """
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"lit-guide {__version__}")
+        return 0
+    command = args[0]
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(COMMANDS)}."
+        return _fail(f"There is no command {command!r}. {hint}", 2)
+    debug = os.environ.get("LIT_GUIDE_DEBUG") == "1"
+    try:
+        from lit_guide import commands
+
+        commands.quiet_lightning()
+        commands.COMMANDS[command](args[1:])
+    except KeyboardInterrupt:
+        return _fail("Stopped by Ctrl-C.", 128 + signal.SIGINT)
+    except LitGuideError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_code)
+    except SystemExit as exit_:
+        if type(exit_).__name__ == "SIGTERMException":  # Lightning's, after it saved; importing it here would import torch
+            return _fail("Stopped by SIGTERM.", 128 + signal.SIGTERM)
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        first = str(error).strip().splitlines() or [""]
+        return _fail(f"{type(error).__name__}: {first[0]}\nLIT_GUIDE_DEBUG=1 shows where it happened.", 1)
+    return 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"lit-guide: {message}", file=sys.stderr)
+    return exit_code

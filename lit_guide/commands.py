@@ -1,0 +1,274 @@
+"""What each command does, in which order."""
+
+import csv
+import io
+import json
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lit_guide import runs
+from lit_guide.callbacks.export import EXPORTS
+from lit_guide.callbacks.report import Throughput, environment, print_closing, print_exports, print_metrics
+from lit_guide.checkpoint import check_classes, load_classifier
+from lit_guide.data.images import UNREADABLE, ImagesToPredict
+from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.parser import ClassifierCLI, Parser
+
+
+def fit(args: list[str]) -> None:
+    """Train, export the best checkpoint, test it, and leave everything in the run directory."""
+    cli = ClassifierCLI("fit", args)
+    _check_checkpoint(cli)
+    trainer, model, run_dir = cli.trainer, cli.model, cli.run_dir
+    if trainer.is_global_zero:
+        # Weights and two Adam moments in best, last and the one being written, and three exports; 4 bytes each.
+        runs.check_space(run_dir, needed=4 * (3 * 3 + 3) * sum(p.numel() for p in model.parameters()))
+        cli.save_config()
+        Console().print(f"Run directory: {run_dir}", soft_wrap=True, highlight=False)
+    started = time.perf_counter()
+    _run(cli, trainer.fit)
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+    if best is None:
+        Console().print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
+    _run(cli, trainer.validate, ckpt_path=best, verbose=False)
+    val = _metrics(cli)
+    _run(cli, trainer.test, ckpt_path=best, verbose=False)
+    if not trainer.is_global_zero:
+        return
+    throughput = next(callback for callback in trainer.callbacks if isinstance(callback, Throughput))
+    results = runs.update_results(
+        run_dir,
+        {
+            **environment(trainer),
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "seconds": round(time.perf_counter() - started, 2),
+            "images_per_second": throughput.images_per_second,
+            "val": val,
+            "test": _metrics(cli),
+        },
+    )
+    print_closing(run_dir, results)
+    _raise_for_exports(results.get("exports", []), run_dir)
+
+
+def validate(args: list[str]) -> None:
+    """Score a checkpoint on the validation split."""
+    _evaluate("validate", "val", args)
+
+
+def test(args: list[str]) -> None:
+    """Score a checkpoint on the test split."""
+    _evaluate("test", "test", args)
+
+
+def predict(args: list[str]) -> None:
+    """Classify images, or the test split, and write predictions.csv and predictions.json."""
+    cli = ClassifierCLI("predict", args)
+    _check_checkpoint(cli)
+    batches: list[tuple[Tensor, Tensor]] = _run(cli, cli.trainer.predict, ckpt_path=cli.ckpt_path)
+    names, classes = cli.datamodule.sample_names("test"), cli.datamodule.class_names
+    rows: list[dict[str, Any]] = []
+    bad: dict[str, str] = dict(cli.datamodule.missing) if isinstance(cli.datamodule, ImagesToPredict) else {}
+    samples = (sample for batch in batches for sample in zip(*batch, strict=True))
+    for name, (probability_K, label) in zip(names, samples, strict=False):
+        if label == UNREADABLE:
+            bad[name] = "not a readable image"
+            continue
+        top = probability_K.topk(min(3, len(classes)))
+        ranked = [(classes[int(k)], round(float(p), 6)) for p, k in zip(top.values, top.indices, strict=True)]
+        truth = {"label": classes[int(label)]} if label >= 0 else {}
+        rows.append({"file": name, "class": ranked[0][0], "probability": ranked[0][1], **truth, "top": ranked})
+    _write_predictions(cli.run_dir, rows)
+    _print_predictions(cli.run_dir, rows)
+    if bad:
+        listed = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
+        raise LitGuideError(f"{len(rows)} images were predicted, {len(bad)} were not:\n{listed}")
+
+
+def export(args: list[str]) -> None:
+    """Write TorchScript, ONNX and torch.export files from a run's best checkpoint."""
+    parser = Parser(
+        prog="lit-guide export",
+        usage="lit-guide export --run DIR|latest [--formats onnx,torchscript,pt2]",
+        description="Export a run's best checkpoint; every file is loaded again and compared with the model.",
+    )
+    parser.add_argument("--run", type=str | None, default=None, help="The run's directory, or latest.")
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help="A checkpoint, instead of the run's best one.")
+    parser.add_argument("--run_dir", type=str | None, default=None, help="Where export/ goes: the run, if not given.")
+    parser.add_argument("--formats", type=str | None, default=None, help="Some of onnx,torchscript,pt2; all by default.")
+    for name, callback in EXPORTS.items():
+        parser.add_lightning_class_args(callback, f"export.{name}")
+    run_dir = None
+    if "--run" in args or any(arg.startswith("--run=") for arg in args):
+        run_dir = runs.find_run(parser.parse_args(args).run)
+        parser.set_defaults(_export_settings(run_dir / "config.yaml", parser))
+    config = parser.parse_args(args)
+    if run_dir is None and config.ckpt_path is None:
+        raise ConfigError("export needs a trained model: give --run latest, --run DIR or --ckpt_path FILE.")
+    checkpoint = Path(config.ckpt_path or run_dir / runs.BEST)
+    callbacks = parser.instantiate(config).export
+    wanted = [name.strip() for name in config.formats.split(",")] if config.formats else list(EXPORTS)
+    unknown = [name for name in wanted if name not in EXPORTS]
+    if unknown:
+        raise ConfigError(f"--formats: there is no format {unknown[0]!r}. Use {', '.join(EXPORTS)}.")
+    model = load_classifier(checkpoint)
+    target = Path(config.run_dir).absolute() if config.run_dir else run_dir or runs.run_of_checkpoint(checkpoint)
+    if target is None:
+        raise ConfigError(f"{checkpoint} lies in no run directory: say where export/ goes with --run_dir DIR.")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LitGuideError(f"--run_dir {target} can't be made: {error.strerror}.") from None
+    runs.check_space(target, needed=4 * 3 * sum(p.numel() for p in model.parameters()))
+    entries = [callbacks[name].run(model, target) for name in wanted]
+    print_exports(entries)
+    Console().print(f"Written below {target / 'export'}", soft_wrap=True, highlight=False)
+    _raise_for_exports(entries, target)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "fit": fit,
+    "validate": validate,
+    "test": test,
+    "predict": predict,
+    "export": export,
+}
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's advertising, what it says of its own workings, and hints that do not apply to lit-guide."""
+    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(logger).addFilter(_is_worth_saying)
+    for message in (
+        ".*does not have many workers.*",  # data in memory are fastest without workers
+        "Experiment logs directory .* exists and is not empty",  # ours to continue: MetricsCSV keeps the file
+        "Checkpoint directory .* exists and is not empty",  # likewise
+        ".*smaller than the logging interval.*",  # epoch means are logged in any case
+        r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.9 and later
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    chatter = ("💡", "`Trainer.fit` stopped", "Seed set", "Trainer already configured", "TPU available", "Restoring states",
+               "Restored all states", "Loaded model weights", "Loading `train_dataloader`")  # fmt: skip
+    return not record.getMessage().startswith(chatter)
+
+
+def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
+    """Call a method of the trainer; a Ctrl-C that Lightning turned into exit 1 is a KeyboardInterrupt again."""
+    kwargs.setdefault("ckpt_path", cli.ckpt_path)
+    try:
+        return step(cli.model, datamodule=cli.datamodule, weights_only=True, **kwargs)
+    except SIGTERMException:
+        raise
+    except SystemExit:
+        if cli.trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _evaluate(command: str, section: str, args: list[str]) -> None:
+    cli = ClassifierCLI(command, args)
+    _check_checkpoint(cli)
+    _run(cli, getattr(cli.trainer, command), verbose=cli.config.verbose)
+    if not cli.trainer.is_global_zero:
+        return
+    metrics = _metrics(cli)
+    runs.update_results(cli.run_dir, {**environment(cli.trainer), section: metrics})
+    print_metrics(command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
+    Console().print(f"Written to {cli.run_dir / 'results.json'}", soft_wrap=True, highlight=False)
+
+
+def _metrics(cli: ClassifierCLI) -> dict[str, Any]:
+    """The figures of the evaluation that just ran, with its confusion matrix (rows: true class, columns: predicted)."""
+    logged = {name.partition("/")[2]: round(float(value), 6) for name, value in cli.trainer.callback_metrics.items()}
+    if not logged:
+        return {}
+    return {**logged, "confusion_matrix": cli.model.confusion_KK.compute().tolist()}
+
+
+def _check_checkpoint(cli: ClassifierCLI) -> None:
+    """Refuse a checkpoint that does not fit the data or the network, and say which settings were changed from it."""
+    if cli.checkpoint is None or cli.ckpt_path is None:
+        return
+    saved, now = cli.checkpoint["hyper_parameters"], cli.model.hparams
+    check_classes(cli.checkpoint, now["class_names"], cli.ckpt_path)
+    for key in ("network", "network_args", "input_shape"):
+        if saved.get(key) != now[key]:
+            raise ConfigError(f"{cli.ckpt_path} was trained with {key} {saved.get(key)}, but {now[key]} is given. "
+                              f"Take model.{key} (or data.image_size) back, or train anew.")  # fmt: skip
+    if cli.command == "fit" and cli.trainer.is_global_zero:
+        for name, before, after in _differences(saved, now, "model"):
+            print(f"{name} is {after} as given, in place of {before} in {Path(cli.ckpt_path).name}.")
+
+
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[tuple[str, Any, Any]]:
+    found: list[tuple[str, Any, Any]] = []
+    for key, before in saved.items():
+        after = now.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping) and before.get("name") == after.get("name"):
+            found += _differences(before, after, f"{prefix}.{key}")
+        elif before != after and not (isinstance(before, float) and math.isclose(before, after, rel_tol=1e-6)):
+            found.append((f"{prefix}.{key}", before, after))
+    return found
+
+
+def _raise_for_exports(exports: Iterable[Mapping[str, Any]], run_dir: Path) -> None:
+    failed = [entry for entry in exports if "error" in entry]
+    if failed:
+        reasons = "\n".join(f"  {entry['format']}: {entry['error']}" for entry in failed)
+        formats = ",".join(entry["format"] for entry in failed)
+        raise LitGuideError(
+            f"{len(failed)} export failed:\n{reasons}\nThe checkpoint is safe. "
+            f"Try again with: export --run {run_dir} --formats {formats}"
+        )
+
+
+def _export_settings(config_yaml: Path, parser: Parser) -> dict[str, Any]:
+    """The `export` section of a run's config.yaml, as defaults of the parser."""
+    import yaml
+
+    section = (yaml.safe_load(config_yaml.read_text(encoding="utf-8")) or {}).get("export", {})
+    return {f"export.{name}.{key}": value for name, keys in section.items() for key, value in keys.items()}
+
+
+def _write_predictions(run_dir: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    has_label = any("label" in row for row in rows)
+    ranks = range(2, 1 + max((len(row["top"]) for row in rows), default=1))
+    header = ["file", "class", "probability", *(["label"] if has_label else [])]
+    header += [f"{column}_{rank}" for rank in ranks for column in ("class", "probability")]
+    writer = csv.writer(text)
+    writer.writerow(header)
+    for row in rows:
+        others = [value for pair in row["top"][1:] for value in pair]
+        writer.writerow([row["file"], row["class"], row["probability"], *([row["label"]] if has_label else []), *others])
+    runs.write_atomic(run_dir / "predictions.csv", text.getvalue())
+    plain = [{**row, "top": [{"class": name, "probability": p} for name, p in row["top"]]} for row in rows]
+    runs.write_atomic(run_dir / "predictions.json", json.dumps(plain, indent=1) + "\n")
+
+
+def _print_predictions(run_dir: Path, rows: list[dict[str, Any]], most: int = 20) -> None:
+    table = Table(title="Predictions", title_justify="left")
+    for heading in ("file", "class", "probability", "top 3"):
+        table.add_column(heading, overflow="fold")
+    for row in rows[:most]:
+        top = ", ".join(f"{name} {p:.3f}" for name, p in row["top"])
+        table.add_row(row["file"], row["class"], f"{row['probability']:.3f}", top)
+    console = Console()
+    console.print(table)
+    if len(rows) > most:
+        console.print(f"... and {len(rows) - most} more.")
+    console.print(f"All are in {run_dir / 'predictions.csv'} and predictions.json", soft_wrap=True, highlight=False)

@@ -1,0 +1,151 @@
+"""Images in memory: the dataset over arrays, and the DataModule for a user's `.npz`."""
+
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lit_guide.data.base import SPLITS, DataModule, Source
+from lit_guide.data.splits import named_split
+from lit_guide.errors import ConfigError, LitGuideError
+
+Array = NDArray[Any] | Tensor
+
+
+class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images and labels that are already in memory, NumPy or torch; nothing is copied.
+
+    A DataLoader fetches a whole batch through `__getitems__`, by one index operation on each array.
+
+    Args:
+        images: (N, C, H, W), uint8 or floating point from 0 to 1.
+        labels: (N,), integers.
+
+    Raises:
+        ValueError: the arrays differ in length, or the images have no four axes.
+    """
+
+    def __init__(self, images: Array, labels: Array) -> None:
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images but {len(labels)} labels")
+        if images.ndim != 4:
+            raise ValueError(f"images must be (N, C, H, W), got shape {tuple(images.shape)}")
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Sample `index`: (image_CHW, label)."""
+        image_1CHW, label_1 = self.__getitems__([index])
+        return image_1CHW[0], label_1[0]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """The batch of these samples: (image_BCHW, label_B)."""
+        return torch.as_tensor(self.images[indices]), torch.as_tensor(self.labels[indices], dtype=torch.int64)
+
+
+class ArraysData(DataModule):
+    """Your own `.npz`: `images`, `labels`, and optionally `class_names` and `split`.
+
+    `images` are uint8, or floating point from 0 to 1, shaped (N, H, W), (N, H, W, C) or (N, C, H, W). `labels` are class
+    indices from 0. `class_names` names them. `split` says train, val or test for every row; without it the rows are split
+    here, stratified and seeded.
+
+    Args:
+        path: the `.npz` file.
+        layout: the order of the axes; auto takes the axis of 1, 3 or 4 as the channels, the last one if both could be.
+    """
+
+    def __init__(self, path: str, layout: Literal["auto", "NHWC", "NCHW"] = "auto", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+        self.layout = layout
+
+    def load(self) -> Source:
+        """Open the file and check every value; the first fault found is an error with its row numbers."""
+        arrays = read_npz(self.path)
+        images = _with_channels(arrays["images"], self.layout, self.path)
+        labels = _checked_labels(arrays["labels"], self.path)
+        if len(images) != len(labels):
+            raise LitGuideError(f"{self.path}: images has {len(images)} rows, labels has {len(labels)}. Make them equal.")
+        _check_images(images, self.path)
+        names = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else None
+        count = len(names) if names is not None else int(labels.max()) + 1
+        _raise_for(labels >= count, f"labels hold a value over {count - 1}, the last of {count} class_names", self.path)
+        rows = None
+        if "split" in arrays:
+            try:
+                rows = named_split(arrays["split"], SPLITS)
+            except ValueError as error:
+                raise LitGuideError(f"{self.path}: {error}.") from None
+        return Source(ArrayDataset(images, labels), labels, names or [str(k) for k in range(count)], rows)
+
+
+def read_npz(path: str) -> dict[str, NDArray[Any]]:
+    """Read a `.npz` without running anything that is pickled in it; `images` and `labels` must be there.
+
+    Raises:
+        ConfigError: there is no such file.
+        LitGuideError: it is not a `.npz`, holds pickled objects, or lacks an array.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"There is no file {path}. Give your .npz with --data.path FILE.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+        raise LitGuideError(f"{path} is not a readable .npz of plain arrays ({error}). Write it with numpy.savez.") from None
+    missing = [name for name in ("images", "labels") if name not in arrays]
+    if missing:
+        raise LitGuideError(f"{path} holds {sorted(arrays)} but no {' and no '.join(missing)}.")
+    if not len(arrays["images"]):
+        raise LitGuideError(f"{path}: images is empty.")
+    return arrays
+
+
+def _with_channels(images: NDArray[Any], layout: str, path: str) -> NDArray[Any]:
+    """A view of the images as (N, C, H, W)."""
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim != 4:
+        raise LitGuideError(f"{path}: images has shape {images.shape}; use (N, H, W), (N, H, W, C) or (N, C, H, W).")
+    if layout == "auto":
+        layout = "NHWC" if images.shape[3] in (1, 3, 4) else "NCHW"
+    return images.transpose(0, 3, 1, 2) if layout == "NHWC" else images
+
+
+def _checked_labels(labels: NDArray[Any], path: str) -> NDArray[np.int64]:
+    """The labels as int64, once they are known to be whole numbers from 0."""
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores CIFAR
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iuf":
+        raise LitGuideError(f"{path}: labels must be one column of class indices, got {labels.dtype} {labels.shape}.")
+    if labels.dtype.kind == "f":
+        _raise_for(~np.isfinite(labels), "labels hold NaN or Inf", path)
+        _raise_for(labels != np.floor(labels), "labels hold fractions", path)
+    _raise_for(labels < 0, "labels hold a value under 0", path)
+    return labels.astype(np.int64, copy=False)
+
+
+def _check_images(images: NDArray[Any], path: str) -> None:
+    if images.dtype == np.uint8:
+        return
+    if images.dtype.kind != "f":
+        raise LitGuideError(f"{path}: images are {images.dtype}. Store them as uint8, or as floats from 0 to 1.")
+    flat = images.reshape(len(images), -1)
+    _raise_for(~np.isfinite(flat).all(axis=1), "images hold NaN or Inf", path)
+    _raise_for((flat.min(axis=1) < 0) | (flat.max(axis=1) > 1), "float images leave the range 0 to 1", path)
+
+
+def _raise_for(bad_N: NDArray[np.bool_], fault: str, path: str) -> None:
+    rows = np.flatnonzero(bad_N)
+    if len(rows):
+        shown = ", ".join(str(row) for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
+        raise LitGuideError(f"{path}: {fault}, in {len(rows)} of {len(bad_N)} rows: {shown}. Mend or drop these rows.")

@@ -1,0 +1,212 @@
+"""The DataModule under every source of data: splits, loaders, and the transforms that run on the device.
+
+A source is one subclass with one method, `load`, in one file beside this one.
+Shapes: B images a batch, C channels, H x W pixels, K classes, N samples.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision.transforms.v2 import functional as TF
+
+from lit_guide.data.augment import random_affine, random_crop_flip, to_float
+from lit_guide.data.splits import stratified_split
+from lit_guide.errors import ConfigError, LitGuideError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `DataModule.load` finds: all samples of all splits.
+
+    Attributes:
+        dataset: sample i is (image_CHW, label). One with `__getitems__` returns whole batches (image_BCHW, label_B).
+        labels_N: class index of every sample, int64.
+        class_names: the K names, in the order of the indices.
+        rows: split name -> sample indices, where the data come with their own split; None to be split here.
+    """
+
+    dataset: Dataset[tuple[Tensor, Tensor]]
+    labels_N: NDArray[np.int64]
+    class_names: list[str]
+    rows: Mapping[str, NDArray[np.int64]] | None = None
+
+
+class DataModule(LightningDataModule, ABC):
+    """Splits, loaders and on-device transforms for any `Source`.
+
+    Batches are `(image_BCHW, label_B)`: images stay uint8 until they are on the device; there they are augmented (training
+    only, each image with its own draw) and become float32 from 0 to 1.
+
+    Args:
+        batch_size: images a step on each device.
+        val_fraction: share of the data kept for validation; unused where the data come split.
+        test_fraction: share of the data kept for the test.
+        split_seed: which split; independent of the training seed, so that seeds can be compared on one test set.
+        num_workers: loader processes; 0 is fastest for data in memory.
+        image_size: resize images to this many pixels square, on the device; null keeps their size.
+        augment: whether training images are changed at random.
+        shift: largest random shift, as a fraction of the side.
+        rotate: largest random turn, in degrees.
+        flip: whether images are mirrored at random; never for data where left and right differ.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        num_workers: int = 0,
+        image_size: int | None = None,
+        augment: bool = True,
+        shift: float = 0.125,
+        rotate: float = 0.0,
+        flip: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"data.batch_size is {batch_size}; it must be 1 or more.")
+        if not (0 <= val_fraction and 0 <= test_fraction and val_fraction + test_fraction < 1):
+            raise ConfigError(
+                f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must be 0 or more "
+                "and leave something to train on: make their sum less than 1."
+            )
+        self.batch_size = batch_size
+        self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
+        self.split_seed = split_seed
+        self.num_workers = num_workers
+        self.image_size = image_size
+        self.augment = augment
+        self.shift, self.rotate, self.flip = shift, rotate, flip
+
+    @abstractmethod
+    def load(self) -> Source:
+        """Find the samples. Called once in each process, on first use."""
+
+    @cached_property
+    def source(self) -> Source:
+        """The samples, loaded on first use."""
+        source = self.load()
+        if len(source.class_names) < 2:
+            raise LitGuideError(f"The data have {len(source.class_names)} class: a classifier needs at least two.")
+        return source
+
+    @cached_property
+    def rows(self) -> Mapping[str, NDArray[np.int64]]:
+        """Split name -> indices of its samples in `source.dataset`."""
+        if self.source.rows is not None:
+            return self.source.rows
+        return stratified_split(self.source.labels_N, self.fractions, self.split_seed)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The K class names; index i of the logits is class_names[i]."""
+        return self.source.class_names
+
+    @cached_property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that the network gets."""
+        C, H, W = self.source.dataset[0][0].shape
+        return (C, self.image_size or H, self.image_size or W)
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean of each channel over the training split, pixels from 0 to 1."""
+        return self._statistics[0]
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of each channel over the training split, pixels from 0 to 1."""
+        return self._statistics[1]
+
+    @cached_property
+    def _statistics(self) -> tuple[list[float], list[float]]:
+        C = self.input_shape[0]
+        total_C, square_C, count = torch.zeros(C, dtype=torch.float64), torch.zeros(C, dtype=torch.float64), 0
+        for image_BCHW, _ in self._loader("train", batch_size=256):
+            pixels_BCHW = to_float(image_BCHW).double()
+            total_C += pixels_BCHW.sum(dim=(0, 2, 3))
+            square_C += pixels_BCHW.square().sum(dim=(0, 2, 3))
+            count += pixels_BCHW.numel() // C
+        mean_C = total_C / count
+        std_C = (square_C / count - mean_C.square()).clamp(min=0).sqrt()
+        # A constant channel carries nothing; dividing it by one keeps it finite.
+        std_C[std_C < 1e-6] = 1.0
+        return [round(v, 6) for v in mean_C.tolist()], [round(v, 6) for v in std_C.tolist()]
+
+    def sample_names(self, split: str) -> list[str]:
+        """A name for each sample of a split, in order: what `predict` prints."""
+        return [f"row {row}" for row in self.rows[split]]
+
+    def sample_labels(self, split: str) -> list[int] | None:
+        """The class index of each sample of a split, in order; None where the truth is not known."""
+        return [int(label) for label in self.source.labels_N[self.rows[split]]]
+
+    def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
+        rows = self.rows[split]
+        trainer = self.trainer
+        return DataLoader(
+            Subset(self.source.dataset, rows),  # type: ignore[arg-type]  # any integer sequence does
+            batch_size=batch_size,
+            shuffle=shuffle,
+            # BatchNorm can't train on one image: a last batch of one is left out.
+            drop_last=shuffle and len(rows) > batch_size and len(rows) % batch_size == 1,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            collate_fn=_ready_batch if hasattr(self.source.dataset, "__getitems__") else None,
+        )
+
+    def _require(self, split: str, flag: str) -> None:
+        if not len(self.rows[split]):
+            raise LitGuideError(f"The {split} split is empty: {flag}")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training batches (image_BCHW uint8, label_B int64)."""
+        self._require("train", "lower data.val_fraction and data.test_fraction, or add data.")
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Validation batches in order; no loader where the split is empty."""
+        return self._loader("val", self.batch_size) if len(self.rows["val"]) else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test batches in order."""
+        self._require("test", "set data.test_fraction above 0.")
+        return self._loader("test", self.batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test split: what `predict` runs on when it is given no images."""
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """On the device: augment (training only), to float32 from 0 to 1, resize. Returns (image_BCHW, label_B)."""
+        if isinstance(batch, Tensor):
+            return batch  # the model summary's example input, ready as it is
+        image_BCHW, label_B = batch
+        augmenting = self.augment and self.trainer is not None and self.trainer.training
+        if augmenting and not self.rotate:
+            # Whole pixels only: cheapest on the uint8 that came in.
+            image_BCHW = random_crop_flip(image_BCHW, self.shift, self.flip)
+        image_BCHW = to_float(image_BCHW)
+        if augmenting and self.rotate:
+            image_BCHW = random_affine(image_BCHW, self.shift, self.rotate, self.flip)
+        if self.image_size and tuple(image_BCHW.shape[2:]) != (self.image_size, self.image_size):
+            image_BCHW = TF.resize(image_BCHW, [self.image_size, self.image_size], antialias=True)
+        return image_BCHW, label_B
+
+
+def _ready_batch(batch: Any) -> Any:
+    """Collate for datasets whose `__getitems__` already returns the batch."""
+    return batch

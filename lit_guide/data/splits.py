@@ -1,0 +1,53 @@
+"""Stratified, seeded, disjoint splits of a labelled set."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def stratified_split(
+    labels: NDArray[np.int64], fractions: Mapping[str, float], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Deal the rows of every class out to the named splits in the given proportions.
+
+    Each class is shuffled with `seed` and cut at the cumulated fractions, rounded to whole rows, so every split's share of a
+    class is within one row of the exact one. The rows of a split come back in ascending order.
+
+    Args:
+        labels: class index of each of N rows, int64, shape (N,).
+        fractions: name -> share of the rows; the shares must be >= 0 and sum to 1.
+        seed: the same seed, labels and fractions always give the same split.
+
+    Returns:
+        name -> row indices, int64; together they hold every row exactly once.
+
+    Raises:
+        ValueError: the fractions are negative or do not sum to 1.
+    """
+    shares = np.array(list(fractions.values()), dtype=np.float64)
+    if (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(f"split fractions must be >= 0 and sum to 1, got {dict(fractions)}")
+    generator = np.random.default_rng(seed)
+    parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in fractions}
+    for value in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == value))
+        cuts = np.round(np.cumsum(shares)[:-1] * len(rows)).astype(np.int64)
+        for name, part in zip(parts, np.split(rows, cuts), strict=True):
+            parts[name].append(part)
+    empty = np.empty(0, dtype=np.int64)
+    return {name: np.sort(np.concatenate([empty, *chunks])) for name, chunks in parts.items()}
+
+
+def named_split(split: Sequence[str] | NDArray[np.str_], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Turn a column that names the split of every row into row indices per split.
+
+    Raises:
+        ValueError: a row names a split that is not in `names`; the message gives the first such row.
+    """
+    column = np.asarray(split).astype(str)
+    unknown = np.flatnonzero(~np.isin(column, list(names)))
+    if len(unknown):
+        row = int(unknown[0])
+        raise ValueError(f"row {row} names the split {str(column[row])!r}; use {', '.join(names)}")
+    return {name: np.flatnonzero(column == name) for name in names}

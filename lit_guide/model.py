@@ -1,0 +1,265 @@
+"""LitClassifier: a network, its loss, its optimizer and its metrics.
+
+Shapes: B images a batch, C channels, H x W pixels, K classes.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+)
+
+from lit_guide.errors import ConfigError
+from lit_guide.networks import Normalized, build_network
+from lit_guide.schedules import WarmupCosine as WarmupCosine  # known by its short name on the command line
+
+# What jsonargparse builds from `--model.optimizer SGD --model.optimizer.lr 0.1`, and a functools.partial in Python.
+OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+Batch = tuple[Tensor, Tensor]
+
+
+class LitClassifier(LightningModule):
+    """An image classifier: images (B, C, H, W) float32 from 0 to 1 in, logits (B, K) out.
+
+    The first four arguments come from the data (`DataModule` has them as properties); a command line never types them.
+    All arguments are kept in checkpoints as plain values, so `load_classifier("best.ckpt")` needs nothing else.
+
+    Args:
+        class_names: the K names, in the order of the logits.
+        input_shape: (C, H, W) of the images.
+        mean: mean of each channel, pixels from 0 to 1.
+        std: standard deviation of each channel.
+        network: cnn, or any classification network of torchvision, such as resnet18.
+        network_args: further arguments of the network, such as {widths: [16, 32]} for cnn.
+        weights: torchvision weights to start from, such as DEFAULT; downloaded on first use.
+        optimizer: any class of torch.optim.
+        scheduler: any class of torch.optim.lr_scheduler, or WarmupCosine. One that takes `total_steps` and is given none gets
+            the run's and steps every batch; the others step every epoch.
+        label_smoothing: share of the target that is spread over all classes, 0 to 1 (Szegedy et al., arXiv:1512.00567).
+        class_weights: weight of each class in the training loss.
+
+    Raises:
+        ConfigError: an argument that does not fit the others; the message names it.
+    """
+
+    train_sums_3: Tensor
+    class_weights_K: Tensor | None
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        input_shape: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        network: str = "cnn",
+        network_args: dict[str, Any] | None = None,
+        weights: str | None = None,
+        optimizer: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3),
+        scheduler: SchedulerFactory | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        K, (C, H, W) = len(class_names), input_shape
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"model.label_smoothing is {label_smoothing}; it must be from 0 to less than 1.")
+        if class_weights is not None and len(class_weights) != K:
+            raise ConfigError(f"model.class_weights has {len(class_weights)} values for {K} classes: {list(class_names)}.")
+        self.optimizer_factory = _from_plain(optimizer, Optimizer)
+        self.scheduler_factory = None if scheduler is None else _from_plain(scheduler, LRScheduler)
+        self.save_hyperparameters(
+            {
+                "class_names": list(class_names),
+                "input_shape": [C, H, W],
+                "mean": list(mean),
+                "std": list(std),
+                "network": network,
+                "network_args": network_args or {},
+                "optimizer": _to_plain(self.optimizer_factory, _some_parameters()),
+                "scheduler": None if scheduler is None else self._describe_scheduler(),
+                "label_smoothing": label_smoothing,
+                "class_weights": class_weights,
+            }
+        )
+        self.network = Normalized(build_network(network, C, K, (H, W), weights, network_args), mean, std)
+        self.register_buffer("class_weights_K", torch.tensor(class_weights) if class_weights else None, persistent=False)
+        # Sums over the epoch of loss, correct images and images: one small tensor costs less a step than a metric object.
+        self.register_buffer("train_sums_3", torch.zeros(3), persistent=False)
+        self.val_metrics = classification_metrics(K, "val/")
+        self.test_metrics = classification_metrics(K, "test/")
+        self.confusion_KK = MulticlassConfusionMatrix(K, validate_args=False)
+        # Lightning's summary counts the operations of a forward pass over this.
+        self.example_input_array = torch.zeros(1, C, H, W)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) floating point from 0 to 1 -> logits (B, K)."""
+        logits_BK: Tensor = self.network(image_BCHW)
+        return logits_BK
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch; logged every `log_every_n_steps`, since reading it stops the device."""
+        image_BCHW, label_B = batch
+        logits_BK = self(image_BCHW)
+        loss = F.cross_entropy(logits_BK, label_B, self.class_weights_K, label_smoothing=self.hparams["label_smoothing"])
+        with torch.no_grad():
+            correct = (logits_BK.argmax(dim=1) == label_B).sum()
+            self.train_sums_3 += torch.stack([loss * len(label_B), correct, torch.full_like(correct, len(label_B))])
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # Lightning sets it
+            self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's sums."""
+        self.train_sums_3.zero_()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss and accuracy over the augmented training images."""
+        loss, correct, count = self.train_sums_3.tolist()
+        means = {"train/loss": loss / max(count, 1), "train/accuracy": correct / max(count, 1)}
+        self.log_dict(means, sync_dist=True)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to `val/*`."""
+        self._evaluate(batch, "val/loss", self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/*`."""
+        self._log_metrics(self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to `test/*`."""
+        self._evaluate(batch, "test/loss", self.test_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/*`."""
+        self._log_metrics(self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probabilities (B, K), float32."""
+        return self(batch[0]).float().softmax(dim=1)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the confusion matrix anew; validation and test share it."""
+        self.confusion_KK.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def _evaluate(self, batch: Batch, loss_name: str, metrics: MetricCollection) -> None:
+        image_BCHW, label_B = batch
+        logits_BK = self(image_BCHW).float()
+        # Plain cross-entropy, whatever training uses: runs with other smoothing or class weights can be compared.
+        loss = F.cross_entropy(logits_BK, label_B)
+        self.log(loss_name, loss, batch_size=len(label_B), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+        metrics.update(logits_BK, label_B)
+        self.confusion_KK.update(logits_BK, label_B)
+
+    def _log_metrics(self, metrics: MetricCollection) -> None:
+        self.log_dict(metrics.compute(), prog_bar=False, sync_dist=True)
+        metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and the scheduler if there is one."""
+        optimizer = self.optimizer_factory(self.parameters())
+        if self.scheduler_factory is None:
+            return optimizer
+        wants_steps = _wants_total_steps(self.scheduler_factory)
+        steps = {"total_steps": int(self.trainer.estimated_stepping_batches)} if wants_steps else {}
+        scheduler = self.scheduler_factory(optimizer, **steps)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step" if wants_steps else "epoch"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config["monitor"] = "val/loss"
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let optimizer settings given now win over the ones in the checkpoint's optimizer state."""
+        saved, now = checkpoint["hyper_parameters"], self.hparams
+        if saved["optimizer"]["name"] != now["optimizer"]["name"]:
+            checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
+            return
+        if saved["scheduler"] != now["scheduler"]:
+            checkpoint["lr_schedulers"] = []
+        changed = {k: v for k, v in now["optimizer"].items() if saved["optimizer"].get(k) != v}
+        for state in checkpoint.get("optimizer_states", []):
+            for group in state["param_groups"]:
+                group.update(changed)
+                if "lr" in changed:
+                    group["initial_lr"] = changed["lr"]
+        if "lr" in changed:
+            for state in checkpoint.get("lr_schedulers", []):
+                scale = changed["lr"] / saved["optimizer"]["lr"]
+                state["base_lrs"] = [changed["lr"] for _ in state.get("base_lrs", [])]
+                state["_last_lr"] = [lr * scale for lr in state.get("_last_lr", [])]
+
+    def _describe_scheduler(self) -> dict[str, Any]:
+        assert self.scheduler_factory is not None
+        steps = {"total_steps": 100} if _wants_total_steps(self.scheduler_factory) else {}
+        optimizer = self.optimizer_factory(_some_parameters())
+        plain = _to_plain(partial(self.scheduler_factory, **steps), optimizer)
+        return {key: value for key, value in plain.items() if key not in steps}
+
+
+def classification_metrics(classes: int, prefix: str) -> MetricCollection:
+    """Accuracy, macro F1, expected calibration error (15 bins; Guo et al., arXiv:1706.04599) and, for K > 5, top-5 accuracy.
+
+    They take logits (B, K) and labels (B,), accumulate on the device and are summed over processes.
+    """
+    metrics: dict[str, Any] = {
+        "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
+        "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
+        "ece": MulticlassCalibrationError(classes, n_bins=15, validate_args=False),
+    }
+    if classes > 5:
+        metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
+    return MetricCollection(metrics, prefix=prefix)
+
+
+def _some_parameters() -> list[Parameter]:
+    return [Parameter(torch.zeros(2, 2))]
+
+
+def _to_plain(factory: Callable[..., Any], argument: Any) -> dict[str, Any]:
+    """The class that a factory builds, by name, and its keyword arguments: strings, numbers and lists only."""
+    try:
+        built = factory(argument)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.optimizer or model.scheduler can't be built: {error}") from None
+    keywords = factory.keywords if isinstance(factory, partial) else {}
+    return {"name": type(built).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in keywords.items()}}
+
+
+def _from_plain(factory: Any, base: type) -> Any:
+    """A factory from what `_to_plain` made of it; nothing is imported: the class must exist already."""
+    if not isinstance(factory, Mapping):
+        return factory
+    name, keywords = factory["name"], {k: v for k, v in factory.items() if k != "name"}
+    classes = [cls for cls in _subclasses(base) if cls.__name__ == name]
+    if not classes:
+        raise ConfigError(f"There is no {base.__name__} called {name!r}: import the module that defines it first.")
+    return partial(classes[0], **keywords)
+
+
+def _subclasses(base: type) -> list[type]:
+    return [cls for direct in base.__subclasses__() for cls in (direct, *_subclasses(direct))]
+
+
+def _wants_total_steps(factory: Callable[..., Any]) -> bool:
+    keywords = factory.keywords if isinstance(factory, partial) else {}
+    if "total_steps" in keywords:
+        return keywords["total_steps"] is None
+    return "total_steps" in inspect.signature(factory).parameters

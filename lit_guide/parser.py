@@ -1,0 +1,223 @@
+"""LightningCLI as lit-guide uses it: what can be configured, what a configuration may import, and what its errors say."""
+
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lit_guide import __version__, runs
+from lit_guide.arguments import SHORT_FORMS, expand, last_value
+from lit_guide.callbacks.export import EXPORTS
+from lit_guide.callbacks.progress import ProgressBar
+from lit_guide.callbacks.report import MetricsCSV, Throughput
+from lit_guide.callbacks.summary import Summary
+from lit_guide.checkpoint import read_checkpoint
+from lit_guide.data import DataModule
+from lit_guide.errors import ConfigError, LitGuideError, explain
+from lit_guide.model import LitClassifier
+
+PACKAGE = __name__.split(".")[0]
+# A configuration file may name classes of these modules and of no others (FAULTS F11).
+IMPORTABLE = [
+    "torch.optim",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies",
+    PACKAGE,
+]
+set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=IMPORTABLE)
+
+# Of one call, not of the run: left out of the saved config.yaml.
+CALL_ONLY = ("config", "ckpt_path", "run", "run_dir", "images", "verbose")
+
+
+class Parser(LightningArgumentParser):
+    """LightningArgumentParser that takes no abbreviations and says errors in a line, with the nearest valid name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise ConfigError where jsonargparse would print its usage and exit."""
+        if not self.exit_on_error:  # the parsers that jsonargparse makes for itself expect its own error
+            super().error(message, ex)
+        raise ConfigError(explain(message, self._known_keys(), IMPORTABLE)) from None
+
+    def _known_keys(self) -> list[str]:
+        keys = [key.replace(".init_args", "") for key in self.get_defaults(skip_validation=True).keys()]  # noqa: SIM118  # a Namespace
+        sources = [DataModule, *DataModule.__subclasses__()]
+        keys += [f"data.{name}" for source in sources for name in source.__init__.__code__.co_varnames]
+        return [*keys, *SHORT_FORMS]
+
+
+class ClassifierCLI(LightningCLI):
+    """One command's parser and, once it has parsed, its data, model and trainer.
+
+    Args:
+        command: fit, validate, test or predict; all take the same configuration.
+        args: the command line after the command.
+    """
+
+    run_dir: Path
+    ckpt_path: str | None
+
+    def __init__(self, command: str, args: list[str]) -> None:
+        self.command = command
+        self.checkpoint: dict[str, Any] | None = None
+        args, self.continued = expand(command, args)
+        super().__init__(
+            LitClassifier,
+            DataModule,
+            subclass_mode_data=True,
+            args=args,
+            run=False,
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # it would put import paths into the checkpoint
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": f"lit-guide {command}",
+                "usage": f"lit-guide {command} --config FILE [--config OVERLAY] [--KEY VALUE ...]",
+                "description": getattr(Trainer, command).__doc__.splitlines()[0],
+                "epilog": "--accelerator, --devices, --strategy and --precision stand for --trainer.accelerator and so on.",
+                "dump_header": [f"{PACKAGE}=={__version__}"],
+            },
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; a checkpoint's hyperparameters are defaults under whatever is typed or in a file."""
+        self.ckpt_path = last_value(args, "--ckpt_path")
+        if self.ckpt_path is not None and self.command is not None:
+            self.checkpoint = read_checkpoint(self.ckpt_path)
+            parser.set_defaults(_as_defaults(self.checkpoint["hyper_parameters"]))
+        self.config = parser.parse_args(args)
+        images = self.config.get("images")
+        if images:
+            assert self.checkpoint is not None  # expand refused anything else
+            self.config.data = _images_data(images, self.checkpoint["hyper_parameters"], self.config.get("data"))
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys beyond trainer, model and data."""
+        parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}})
+        for name in ("class_names", "input_shape", "mean", "std"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        for name, callback in EXPORTS.items():
+            parser.add_lightning_class_args(callback, f"export.{name}")
+        parser.add_argument("--name", type=str, default="default", help="The run goes to runs/<name>/<timestamp>.")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Where the run goes instead: a new directory.")
+        parser.add_argument(
+            "--run", type=str | None, default=None, help="An earlier run's directory, or latest: its config.yaml and checkpoint."
+        )
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="A checkpoint to go on from or to use.")
+        if self.command in ("validate", "test"):
+            parser.add_argument("--verbose", type=bool, default=False, help="Print Lightning's own table too.")
+        if self.command == "predict":
+            parser.add_argument(
+                "--images", type=list[str], nargs="+", default=None, help="Image files and folders, instead of the test split."
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with lit-guide's own callbacks and logger, in the run's directory."""
+        fit = self.command == "fit"
+        if self.continued is not None:
+            self.run_dir = self.continued
+        elif fit:
+            self.run_dir = runs.claim_run_dir(self.config.run_dir, self.config.name)
+        else:
+            self.run_dir = self._results_dir()
+        always: list[Callback] = [ProgressBar(), Throughput()]
+        if fit:
+            validated = len(self.datamodule.rows["val"]) and self.config.trainer.limit_val_batches != 0
+            always += [
+                Summary(),
+                LearningRateMonitor("epoch"),
+                _checkpoint(self.run_dir, "best", monitor="val/loss" if validated else "train/loss"),
+                _checkpoint(self.run_dir, "last", save_on_exception=True),
+            ]
+        self.trainer_defaults = {"callbacks": always}
+        given = self.config_init.trainer.get("logger")
+        extra = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
+        loggers = [MetricsCSV(self.run_dir), *extra] if fit else False
+        try:
+            self._check_devices()
+            trainer = super().instantiate_trainer(logger=loggers, default_root_dir=str(self.run_dir), **kwargs)
+        except (MisconfigurationException, ValueError, RuntimeError, ImportError, ModuleNotFoundError, LitGuideError) as error:
+            if fit and self.continued is None:
+                runs.release_run_dir(self.run_dir)
+            if isinstance(error, LitGuideError):
+                raise
+            raise ConfigError(f"The trainer refused its settings: {_first_sentences(error)} {what_is_there()}") from None
+        return trainer
+
+    def save_config(self) -> None:
+        """Write the resolved config.yaml: alone enough to repeat, resume, test or export the run."""
+        config = self.config.clone()
+        for key in CALL_ONLY:
+            config.pop(key, None)
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        runs.write_atomic(self.run_dir / "config.yaml", text)
+
+    def _results_dir(self) -> Path:
+        """Where an evaluation writes: --run_dir, else the run of the checkpoint, else a new directory."""
+        if self.config.run_dir is not None:
+            path = Path(self.config.run_dir).absolute()
+        else:
+            path = runs.run_of_checkpoint(Path(str(self.ckpt_path))) or runs.claim_run_dir(None, self.config.name)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LitGuideError(f"--run_dir {path} can't be made: {error.strerror}.") from None
+        runs.check_space(path)
+        return path
+
+    def _check_devices(self) -> None:
+        trainer = self.config.trainer
+        cores = os.cpu_count() or 1
+        if trainer.accelerator == "cpu" and str(trainer.devices).isdigit() and int(trainer.devices) > max(2, cores):
+            raise ConfigError(f"--devices {trainer.devices} asks for more CPU processes than cores. {what_is_there()}")
+
+
+def what_is_there() -> str:
+    """The devices of this machine, in a sentence."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    mps = ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
+    return f"This machine has {os.cpu_count()} CPU cores and {', '.join(gpus + mps) or 'no GPU that torch can use'}."
+
+
+def _checkpoint(run_dir: Path, name: str, **kwargs: Any) -> ModelCheckpoint:
+    """`checkpoints/<name>.ckpt`, always under that name."""
+    return ModelCheckpoint(run_dir / "checkpoints", filename=name, enable_version_counter=False, **kwargs)
+
+
+def _as_defaults(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's hyperparameters as defaults of the parser."""
+    defaults = {f"model.{key}": hyper_parameters.get(key) for key in ("network", "network_args", "label_smoothing", "class_weights")}
+    for key in ("optimizer", "scheduler"):
+        value = hyper_parameters.get(key)
+        if value is not None:
+            arguments = {name: v for name, v in value.items() if name != "name"}
+            defaults[f"model.{key}"] = {"class_path": value["name"], "init_args": arguments}
+    return defaults
+
+
+def _images_data(images: list[str], hyper_parameters: dict[str, Any], data: Namespace | None) -> Namespace:
+    given = data.init_args if data is not None else Namespace()
+    init = {key: hyper_parameters[key] for key in ("class_names", "input_shape", "mean", "std")}
+    init |= {key: given[key] for key in ("batch_size", "num_workers") if key in given}
+    return Namespace(class_path=f"{PACKAGE}.data.images.ImagesToPredict", init_args=Namespace(paths=images, **init))
+
+
+def _first_sentences(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 300 else text[:300] + "..."
+
+

@@ -1,0 +1,149 @@
+"""The run directory: choosing one, claiming it, finding an earlier one, and its results.json.
+
+    runs/<name>/<timestamp>/  config.yaml  metrics.csv  checkpoints/{best,last}.ckpt  export/  results.json
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lit_guide.errors import ConfigError, LitGuideError
+
+RUNS = Path("runs")
+BEST = Path("checkpoints") / "best.ckpt"
+LAST = Path("checkpoints") / "last.ckpt"
+
+# Lightning starts the other processes of a DDP run with our environment: they share the first one's directory through it.
+RUN_DIR_VARIABLE = "LIT_GUIDE_CURRENT_RUN_DIR"
+
+
+def claim_run_dir(run_dir: str | None, name: str) -> Path:
+    """Make the directory of a new training run and take it for this run alone.
+
+    Args:
+        run_dir: where the user wants it; None for `runs/<name>/<timestamp>`.
+        name: the middle part of the default.
+
+    Returns:
+        An absolute path that exists, can be written to, and holds an empty `checkpoints/`.
+
+    Raises:
+        ConfigError: `run_dir` already holds files, or another run took it first.
+        LitGuideError: it can't be made or written to.
+    """
+    if RUN_DIR_VARIABLE in os.environ:
+        return Path(os.environ[RUN_DIR_VARIABLE])
+    if run_dir is None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("Under torchrun or SLURM every process must use one directory: give it with --run_dir DIR.")
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ConfigError(f"--name {name!r} must be a plain name: it becomes runs/<name>/<timestamp>.")
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    path = Path(run_dir) if run_dir is not None else RUNS / name / stamp
+    path = path.absolute()
+    if os.environ.get("RANK", "0") != "0":
+        return path
+    for attempt in range(1, 100):
+        try:
+            path.mkdir(parents=True, exist_ok=run_dir is not None)
+            if any(path.iterdir()):
+                raise FileExistsError
+            # Two runs may both find an empty directory; only one of them can make this one in it.
+            (path / "checkpoints").mkdir()
+            break
+        except FileExistsError:
+            if run_dir is not None:
+                raise ConfigError(
+                    f"--run_dir {run_dir} already holds a run or other files, and nothing is overwritten. "
+                    f"Give a new directory, or continue that run with: fit --run {run_dir}"
+                ) from None
+            path = path.with_name(f"{stamp}-{attempt}")
+        except OSError as error:
+            raise LitGuideError(
+                f"The run directory {path} can't be made: {error.strerror}. Give another one with --run_dir DIR."
+            ) from None
+    check_space(path)
+    os.environ[RUN_DIR_VARIABLE] = str(path)
+    return path
+
+
+def release_run_dir(path: Path) -> None:
+    """Remove the directory of a run that never started, if it is still empty."""
+    os.environ.pop(RUN_DIR_VARIABLE, None)
+    with contextlib.suppress(OSError):
+        (path / "checkpoints").rmdir()
+        path.rmdir()
+
+
+def check_space(path: Path, needed: int = 1 << 20) -> None:
+    """Fail now, not at the first checkpoint, where `path` can't be written to or has fewer than `needed` bytes free.
+
+    Raises:
+        LitGuideError: with the reason and the free space.
+    """
+    probe = path / ".write-test"
+    try:
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        raise LitGuideError(f"{path} can't be written to: {error.strerror}. Give another directory with --run_dir DIR.") from None
+    if free < needed:
+        raise LitGuideError(
+            f"{path} has {free / 1e6:.0f} MB free and this run writes about {needed / 1e6:.0f} MB. "
+            "Free some space, or give another directory with --run_dir DIR."
+        )
+
+
+def find_run(run: str, checkpoint: Path = BEST) -> Path:
+    """The directory that `--run DIR` or `--run latest` means.
+
+    `latest` is the newest run below `runs/` that has a checkpoint.
+
+    Raises:
+        ConfigError: there is no such run, or it has no checkpoint yet.
+    """
+    if run == "latest":
+        found = [path.parent.parent for path in RUNS.glob(f"*/*/{checkpoint.as_posix()}")]
+        found = [path for path in found if (path / "config.yaml").is_file()]
+        if not found:
+            raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: fit --config FILE")
+        return max(found, key=lambda path: (path / checkpoint).stat().st_mtime).absolute()
+    path = Path(run).absolute()
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(f"--run {run}: {'it holds no config.yaml' if path.is_dir() else 'there is no such directory'}. "
+                          "Give the directory of a run, or latest.")  # fmt: skip
+    if not (path / checkpoint).is_file():
+        raise ConfigError(f"--run {run}: there is no {checkpoint.as_posix()}; the run saved no checkpoint. Train it anew.")
+    return path
+
+
+def run_of_checkpoint(checkpoint: Path) -> Path | None:
+    """The run directory that a checkpoint lies in; None for a checkpoint from elsewhere."""
+    run = checkpoint.absolute().parent.parent
+    return run if (run / "config.yaml").is_file() else None
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, sees the old content or the new, never half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_results(run_dir: Path) -> dict[str, Any]:
+    """The run's results.json, empty where there is none yet."""
+    path = run_dir / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return results
+
+
+def update_results(run_dir: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Set sections of the run's results.json and keep the others; returns the whole."""
+    results = {**read_results(run_dir), **sections}
+    write_atomic(run_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    return results
