@@ -1,6 +1,9 @@
 """The command line before it is parsed: short forms, recipes by name, and `--run` are spelled out."""
 
+from itertools import pairwise
 from pathlib import Path
+
+import yaml
 
 from lit_guide import runs
 from lit_guide.errors import ConfigError
@@ -28,16 +31,24 @@ def expand(command: str, args: list[str]) -> tuple[list[str], Path | None]:
 
 
 def find_config(path: str) -> str:
-    """A recipe by its path; `configs/...` is looked for beside the package too, since the wheel carries the recipes."""
-    if Path(path).is_file():
-        return path
+    """A recipe by its path; `configs/...` is looked for beside the package too, since the wheel carries the recipes.
+
+    Raises:
+        ConfigError: there is no such file, or it is no valid YAML.
+    """
     package = Path(__file__).parent
     relative = Path(path).as_posix().removeprefix("configs/")
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / relative).is_file():
-            return str(folder / relative)
-    recipes = sorted({p.name for folder in (package / "configs", package.parent / "configs") for p in folder.glob("*.yaml")})
-    raise ConfigError(f"--config {path}: there is no such file. Shipped recipes: {', '.join(f'configs/{r}' for r in recipes)}.")
+    shipped = [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
+    for candidate in (Path(path), *(folder / relative for folder in shipped)):
+        if candidate.is_file():
+            try:
+                yaml.safe_load(candidate.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+                raise ConfigError(f"--config {path} is no valid YAML: {reason}") from None
+            return str(candidate)
+    recipes = sorted(f"configs/{recipe.name}" for folder in shipped for recipe in folder.glob("*.yaml"))
+    raise ConfigError(f"--config {path}: there is no such file. Shipped recipes: {', '.join(recipes)}.")
 
 
 def with_recipes(args: list[str]) -> list[str]:
@@ -54,11 +65,13 @@ def with_recipes(args: list[str]) -> list[str]:
 
 
 def long_form(arg: str) -> str:
+    """`--trainer.devices` for `--devices`, and so on; any other argument as it is."""
     flag, equals, value = arg.partition("=")
     return f"--trainer.{flag[2:]}{equals}{value}" if flag in [f"--{name}" for name in SHORT_FORMS] else arg
 
 
 def last_value(args: list[str], flag: str) -> str | None:
-    values = [after for arg, after in zip(args, [*args[1:], ""], strict=True) if arg == flag]
+    """The value of the last `--flag VALUE` or `--flag=VALUE`; None where there is none."""
+    values = [after for arg, after in pairwise(args) if arg == flag]
     values += [arg.partition("=")[2] for arg in args if arg.startswith(f"{flag}=")]
     return values[-1] if values else None

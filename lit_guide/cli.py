@@ -1,8 +1,10 @@
 """The `lit-guide` command: which command runs, and how failures end. No torch is imported before a command needs it."""
 
+import logging
 import os
 import signal
 import sys
+import warnings
 from difflib import get_close_matches
 
 from lit_guide import __version__
@@ -23,6 +25,28 @@ commands:
 lit-guide COMMAND --help lists a command's options. --version prints the version.
 A device is chosen by flags: --accelerator gpu --devices 2 --strategy ddp --precision bf16-mixed
 """
+CHATTER = (
+    "💡",
+    "`Trainer.fit` stopped",
+    "Seed set",
+    "[rank: ",
+    "An ",  # "An exception was raised, saved checkpoint": `fit` says it in our words
+    "Trainer already configured",
+    "TPU available",
+    "Restoring states",
+    "Restored all states",
+    "Loaded model weights",
+    "Loading `train_dataloader`",
+)
+UNFIT_WARNINGS = (
+    ".*does not have many workers.*",  # data in memory are fastest without workers
+    "Experiment logs directory .* exists and is not empty",  # ours to continue: MetricsCSV keeps the file
+    "Checkpoint directory .* exists and is not empty",  # likewise
+    "Be aware that when using `ckpt_path`, callbacks",  # an evaluation needs no ModelCheckpoint
+    "The dirpath has changed from",  # evaluating elsewhere than in the run
+    ".*smaller than the logging interval.*",  # epoch means are logged in any case
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.9 and later
+)
 COMMANDS = ("fit", "validate", "test", "predict", "export")
 
 
@@ -51,7 +75,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         from lit_guide import commands
 
-        commands.quiet_lightning()
+        quiet_lightning()
         commands.COMMANDS[command](args[1:])
     except KeyboardInterrupt:
         return _fail("Stopped by Ctrl-C.", 128 + signal.SIGINT)
@@ -69,6 +93,14 @@ def main(args: list[str] | None = None) -> int:
         first = str(error).strip().splitlines() or [""]
         return _fail(f"{type(error).__name__}: {first[0]}\nLIT_GUIDE_DEBUG=1 shows where it happened.", 1)
     return 0
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's advertising, what it says of its own workings, and hints that do not apply to lit-guide."""
+    for module in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{module}").addFilter(lambda record: not record.getMessage().startswith(CHATTER))
+    for message in UNFIT_WARNINGS:
+        warnings.filterwarnings("ignore", message)
 
 
 def _fail(message: str, exit_code: int) -> int:

@@ -1,19 +1,13 @@
 """What each command does, in which order."""
 
-import csv
-import io
-import json
-import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from lit_guide import runs
@@ -23,6 +17,7 @@ from lit_guide.checkpoint import check_classes, load_classifier
 from lit_guide.data.images import UNREADABLE, ImagesToPredict
 from lit_guide.errors import ConfigError, LitGuideError
 from lit_guide.parser import ClassifierCLI, Parser
+from lit_guide.predictions import print_predictions, write_predictions
 
 
 def fit(args: list[str]) -> None:
@@ -36,7 +31,14 @@ def fit(args: list[str]) -> None:
         cli.save_config()
         Console().print(f"Run directory: {run_dir}", soft_wrap=True, highlight=False)
     started = time.perf_counter()
-    _run(cli, trainer.fit)
+    try:
+        _run(cli, trainer.fit)
+    except (KeyboardInterrupt, SIGTERMException):
+        if trainer.is_global_zero and (run_dir / runs.LAST).is_file():
+            print(f"Saved {runs.LAST.name}. Go on with: lit-guide fit --run {run_dir}")
+        raise
+    if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
+        print(f"Nothing was left to train: set --trainer.max_epochs above {trainer.max_epochs} to train on.")
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     if best is None:
         Console().print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
@@ -45,15 +47,14 @@ def fit(args: list[str]) -> None:
     _run(cli, trainer.test, ckpt_path=best, verbose=False)
     if not trainer.is_global_zero:
         return
-    throughput = next(callback for callback in trainer.callbacks if isinstance(callback, Throughput))
+    throughput = next(callback for callback in cli.callbacks if isinstance(callback, Throughput))
     results = runs.update_results(
         run_dir,
         {
             **environment(trainer),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
-            "seconds": round(time.perf_counter() - started, 2),
-            "images_per_second": throughput.images_per_second,
+            **throughput.figures(time.perf_counter() - started),
             "val": val,
             "test": _metrics(cli),
         },
@@ -89,8 +90,8 @@ def predict(args: list[str]) -> None:
         ranked = [(classes[int(k)], round(float(p), 6)) for p, k in zip(top.values, top.indices, strict=True)]
         truth = {"label": classes[int(label)]} if label >= 0 else {}
         rows.append({"file": name, "class": ranked[0][0], "probability": ranked[0][1], **truth, "top": ranked})
-    _write_predictions(cli.run_dir, rows)
-    _print_predictions(cli.run_dir, rows)
+    write_predictions(cli.run_dir, rows)
+    print_predictions(cli.run_dir, rows)
     if bad:
         listed = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
         raise LitGuideError(f"{len(rows)} images were predicted, {len(bad)} were not:\n{listed}")
@@ -114,9 +115,12 @@ def export(args: list[str]) -> None:
         run_dir = runs.find_run(parser.parse_args(args).run)
         parser.set_defaults(_export_settings(run_dir / "config.yaml", parser))
     config = parser.parse_args(args)
-    if run_dir is None and config.ckpt_path is None:
+    if config.ckpt_path is not None:
+        checkpoint = Path(config.ckpt_path)
+    elif run_dir is not None:
+        checkpoint = run_dir / runs.BEST
+    else:
         raise ConfigError("export needs a trained model: give --run latest, --run DIR or --ckpt_path FILE.")
-    checkpoint = Path(config.ckpt_path or run_dir / runs.BEST)
     callbacks = parser.instantiate(config).export
     wanted = [name.strip() for name in config.formats.split(",")] if config.formats else list(EXPORTS)
     unknown = [name for name in wanted if name not in EXPORTS]
@@ -146,26 +150,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-def quiet_lightning() -> None:
-    """Silence Lightning's advertising, what it says of its own workings, and hints that do not apply to lit-guide."""
-    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(logger).addFilter(_is_worth_saying)
-    for message in (
-        ".*does not have many workers.*",  # data in memory are fastest without workers
-        "Experiment logs directory .* exists and is not empty",  # ours to continue: MetricsCSV keeps the file
-        "Checkpoint directory .* exists and is not empty",  # likewise
-        ".*smaller than the logging interval.*",  # epoch means are logged in any case
-        r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.9 and later
-    ):
-        warnings.filterwarnings("ignore", message)
-
-
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    chatter = ("💡", "`Trainer.fit` stopped", "Seed set", "Trainer already configured", "TPU available", "Restoring states",
-               "Restored all states", "Loaded model weights", "Loading `train_dataloader`")  # fmt: skip
-    return not record.getMessage().startswith(chatter)
-
-
 def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
     """Call a method of the trainer; a Ctrl-C that Lightning turned into exit 1 is a KeyboardInterrupt again."""
     kwargs.setdefault("ckpt_path", cli.ckpt_path)
@@ -192,11 +176,10 @@ def _evaluate(command: str, section: str, args: list[str]) -> None:
 
 
 def _metrics(cli: ClassifierCLI) -> dict[str, Any]:
-    """The figures of the evaluation that just ran, with its confusion matrix (rows: true class, columns: predicted)."""
+    """The figures of the evaluation that just ran, with its confusion matrix."""
     logged = {name.partition("/")[2]: round(float(value), 6) for name, value in cli.trainer.callback_metrics.items()}
-    if not logged:
-        return {}
-    return {**logged, "confusion_matrix": cli.model.confusion_KK.compute().tolist()}
+    matrix_KK = cli.model.confusion_matrix_KK
+    return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else {}
 
 
 def _check_checkpoint(cli: ClassifierCLI) -> None:
@@ -220,7 +203,7 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) 
         after = now.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping) and before.get("name") == after.get("name"):
             found += _differences(before, after, f"{prefix}.{key}")
-        elif before != after and not (isinstance(before, float) and math.isclose(before, after, rel_tol=1e-6)):
+        elif before != after and not (isinstance(before, float) and isinstance(after, float) and math.isclose(before, after)):
             found.append((f"{prefix}.{key}", before, after))
     return found
 
@@ -242,33 +225,3 @@ def _export_settings(config_yaml: Path, parser: Parser) -> dict[str, Any]:
 
     section = (yaml.safe_load(config_yaml.read_text(encoding="utf-8")) or {}).get("export", {})
     return {f"export.{name}.{key}": value for name, keys in section.items() for key, value in keys.items()}
-
-
-def _write_predictions(run_dir: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    has_label = any("label" in row for row in rows)
-    ranks = range(2, 1 + max((len(row["top"]) for row in rows), default=1))
-    header = ["file", "class", "probability", *(["label"] if has_label else [])]
-    header += [f"{column}_{rank}" for rank in ranks for column in ("class", "probability")]
-    writer = csv.writer(text)
-    writer.writerow(header)
-    for row in rows:
-        others = [value for pair in row["top"][1:] for value in pair]
-        writer.writerow([row["file"], row["class"], row["probability"], *([row["label"]] if has_label else []), *others])
-    runs.write_atomic(run_dir / "predictions.csv", text.getvalue())
-    plain = [{**row, "top": [{"class": name, "probability": p} for name, p in row["top"]]} for row in rows]
-    runs.write_atomic(run_dir / "predictions.json", json.dumps(plain, indent=1) + "\n")
-
-
-def _print_predictions(run_dir: Path, rows: list[dict[str, Any]], most: int = 20) -> None:
-    table = Table(title="Predictions", title_justify="left")
-    for heading in ("file", "class", "probability", "top 3"):
-        table.add_column(heading, overflow="fold")
-    for row in rows[:most]:
-        top = ", ".join(f"{name} {p:.3f}" for name, p in row["top"])
-        table.add_row(row["file"], row["class"], f"{row['probability']:.3f}", top)
-    console = Console()
-    console.print(table)
-    if len(rows) > most:
-        console.print(f"... and {len(rows) - most} more.")
-    console.print(f"All are in {run_dir / 'predictions.csv'} and predictions.json", soft_wrap=True, highlight=False)

@@ -20,12 +20,13 @@ class ConfigError(LitGuideError):
     exit_code = 2
 
 
-def explain(message: str, known: Iterable[str], importable: Iterable[str]) -> str:
+def explain(message: str, known: Iterable[str], classes: Iterable[str], importable: Iterable[str]) -> str:
     """What a jsonargparse error means, in a line or two.
 
     Args:
         message: the error as jsonargparse words it, often with every branch of a Union.
         known: the configuration keys there are, for a suggestion.
+        classes: names of the classes that a configuration may name, likewise.
         importable: the modules whose classes a configuration may name.
     """
     key = "".join(re.findall(r'^Parser key "([\w.]+)"', message)[:1])
@@ -40,10 +41,19 @@ def explain(message: str, known: Iterable[str], importable: Iterable[str]) -> st
         near = get_close_matches(name, set(known), n=1, cutoff=0.6)
         hint = f"Did you mean {near[0]}?" if near else "lit-guide fit --help lists all keys."
         return f"There is no flag or key {name!r}. {hint}"
-    if message.startswith('Key "data" is required') or "Key 'data' is required" in message:
+    if message.endswith("arguments are required: data"):
         return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
-    expected = ", or ".join(dict.fromkeys(re.findall(r"Expected (?:a |one of )?<?(?:class )?'?([^>'\n:]+)", message)))
-    given = re.search(r"Given value: (.*)", message)
+    no_class = re.search(r"Expected a dot import path string: (\w+)$|(?:No subclass|no class).*?'(\w+)'", message, re.MULTILINE)
+    if no_class:
+        name = no_class[1] or no_class[2]
+        near = get_close_matches(name.lower(), {c.lower(): c for c in classes}, n=1)
+        hint = f" Did you mean {next(c for c in classes if c.lower() == near[0])}?" if near else ""
+        return f"{key}: there is no class {name!r}.{hint}"
+    given = re.search(r"Given value: (?:NestedArg\(key='([\w.]+)', val='?(.*?)'?\)|(.*))$", message, re.MULTILINE)
+    expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", e) for e in re.findall(r"Expected (?:an? |one of )(.+)", message)]
+    expected = [re.sub(r"^(?:typing\.)?Literal\[(.*)\]$", r"\1", e).partition(". Got value")[0] for e in expected]
     if key and given and expected:
-        return f"{key} is {given[1]}: expected {expected}."
+        nested, value = (f".{given[1]}", given[2]) if given[1] else ("", given[3])
+        wanted = [e.replace("NoneType", "null") for e in dict.fromkeys(expected) if not (nested and e == "NoneType")]
+        return f"{key}{nested} is {value}: expected {', or '.join(wanted)}."
     return message.strip().split("\n  Does not validate")[0]

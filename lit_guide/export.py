@@ -49,13 +49,15 @@ def export_torchscript(model: LitClassifier, path: Path, method: Literal["trace"
         with warnings.catch_warnings():
             # torch 2.9 and later announce TorchScript's retirement; users still deploy it, and this is the one place.
             warnings.filterwarnings("ignore", "`torch.jit")
-            scripted = torch.jit.trace(network, example_BCHW) if method == "trace" else torch.jit.script(network)
-            torch.jit.save(scripted, str(target), _extra_files={METADATA: json.dumps(metadata(model))})
+            jit: Any = torch.jit  # untyped
+            scripted = jit.trace(network, example_BCHW) if method == "trace" else jit.script(network)
+            jit.save(scripted, str(target), _extra_files={METADATA: json.dumps(metadata(model))})
 
     def load(target: Path) -> Run:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit")
-            loaded: Run = torch.jit.load(str(target), map_location="cpu")
+            jit: Any = torch.jit
+            loaded: Run = jit.load(str(target), map_location="cpu")
         return loaded
 
     return {**_export("torchscript", model, path, write, load), "method": method}
@@ -150,7 +152,7 @@ def _export(
         if not difference <= TOLERANCE:  # NaN too
             raise LitGuideError(f"the {format} file differs from eager by {difference:.2e}, more than {TOLERANCE:.0e}; not kept")
         content = partial.read_bytes()
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         raise LitGuideError(f"{path} can't be written: {error.strerror or error}") from None
     finally:

@@ -31,6 +31,8 @@ from lit_guide.schedules import WarmupCosine as WarmupCosine  # known by its sho
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
+ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -70,7 +72,7 @@ class LitClassifier(LightningModule):
         network: str = "cnn",
         network_args: dict[str, Any] | None = None,
         weights: str | None = None,
-        optimizer: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3),
+        optimizer: OptimizerFactory = ADAM,
         scheduler: SchedulerFactory | None = None,
         label_smoothing: float = 0.0,
         class_weights: list[float] | None = None,
@@ -103,6 +105,7 @@ class LitClassifier(LightningModule):
         self.register_buffer("train_sums_3", torch.zeros(3), persistent=False)
         self.val_metrics = classification_metrics(K, "val/")
         self.test_metrics = classification_metrics(K, "test/")
+        self.confusion_matrix_KK: Tensor | None = None  # of the last evaluation; rows: true class, columns: predicted
         self.confusion_KK = MulticlassConfusionMatrix(K, validate_args=False)
         # Lightning's summary counts the operations of a forward pass over this.
         self.example_input_array = torch.zeros(1, C, H, W)
@@ -150,9 +153,10 @@ class LitClassifier(LightningModule):
         """Log `test/*`."""
         self._log_metrics(self.test_metrics)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Probabilities (B, K), float32."""
-        return self(batch[0]).float().softmax(dim=1)
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Probabilities (B, K), float32, and the labels (B,) as they came."""
+        image_BCHW, label_B = batch
+        return self(image_BCHW).float().softmax(dim=1), label_B
 
     def on_validation_epoch_start(self) -> None:
         """Begin the confusion matrix anew; validation and test share it."""
@@ -170,8 +174,9 @@ class LitClassifier(LightningModule):
         self.confusion_KK.update(logits_BK, label_B)
 
     def _log_metrics(self, metrics: MetricCollection) -> None:
-        self.log_dict(metrics.compute(), prog_bar=False, sync_dist=True)
+        self.log_dict(metrics.compute(), sync_dist=True)
         metrics.reset()
+        self.confusion_matrix_KK = self.confusion_KK.compute()  # here: in a DDP run all processes must take part
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if there is one."""
@@ -248,14 +253,19 @@ def _from_plain(factory: Any, base: type) -> Any:
     if not isinstance(factory, Mapping):
         return factory
     name, keywords = factory["name"], {k: v for k, v in factory.items() if k != "name"}
-    classes = [cls for cls in _subclasses(base) if cls.__name__ == name]
+    classes = [cls for cls in subclasses(base) if cls.__name__ == name]
     if not classes:
         raise ConfigError(f"There is no {base.__name__} called {name!r}: import the module that defines it first.")
     return partial(classes[0], **keywords)
 
 
-def _subclasses(base: type) -> list[type]:
-    return [cls for direct in base.__subclasses__() for cls in (direct, *_subclasses(direct))]
+def subclasses(base: type) -> list[type]:
+    """Every imported class below `base`."""
+    found: list[type] = []
+    direct: type
+    for direct in base.__subclasses__():
+        found += [direct, *subclasses(direct)]
+    return found
 
 
 def _wants_total_steps(factory: Callable[..., Any]) -> bool:

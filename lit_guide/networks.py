@@ -33,9 +33,7 @@ class CNN(nn.Module):
         dropout: share of the features that training drops before the last layer.
     """
 
-    def __init__(
-        self, channels: int, classes: int, widths: Sequence[int] = (32, 64, 128), dropout: float = 0.2
-    ) -> None:
+    def __init__(self, channels: int, classes: int, widths: Sequence[int] = (32, 64, 128), dropout: float = 0.2) -> None:
         super().__init__()
         stages: list[nn.Module] = []
         before = channels
@@ -137,7 +135,7 @@ def build_network(
 def _build_torchvision(
     name: str, channels: int, classes: int, input_size: tuple[int, int], weights: str | None, args: dict[str, Any]
 ) -> nn.Module:
-    builder = models.get_model_builder(name)
+    builder: Callable[..., nn.Module] = models.get_model_builder(name)
     if name.startswith("vit_") and weights is None:
         args.setdefault("image_size", input_size[0])  # its position embedding has one entry a patch
     if name in ("googlenet", "inception_v3"):
@@ -156,7 +154,7 @@ def _build_torchvision(
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.network {name}: {error}") from None
     if weights and name in ("googlenet", "inception_v3"):
-        network.aux_logits = False
+        setattr(network, "aux_logits", False)  # noqa: B010  # modules' attributes are typed Tensor | Module
         for auxiliary in ("aux1", "aux2", "AuxLogits"):
             if hasattr(network, auxiliary):
                 setattr(network, auxiliary, None)
@@ -164,7 +162,7 @@ def _build_torchvision(
         _replace_head(network, classes)
     if channels != 3:
         if getattr(network, "transform_input", False):
-            network.transform_input = False  # it re-normalises three channels
+            setattr(network, "transform_input", False)  # noqa: B010  # it re-normalises three channels
         _replace_first(network, channels)
     return network
 
@@ -172,8 +170,8 @@ def _build_torchvision(
 def _replace_first(network: nn.Module, channels: int) -> None:
     """Give the first convolution `channels` inputs; pretrained filters are averaged over theirs."""
     name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
-    geometry: Any = (old.kernel_size, old.stride, old.padding, old.dilation)
-    new = nn.Conv2d(channels, old.out_channels, *geometry, bias=old.bias is not None)
+    geometry: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
+    new = nn.Conv2d(channels, old.out_channels, bias=old.bias is not None, **geometry)
     with torch.no_grad():
         new.weight.copy_(old.weight.mean(dim=1, keepdim=True).expand_as(new.weight) * old.in_channels / channels)
         if old.bias is not None and new.bias is not None:

@@ -1,15 +1,19 @@
 """LightningCLI as lit-guide uses it: what can be configured, what a configuration may import, and what its errors say."""
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide import __version__, runs
 from lit_guide.arguments import SHORT_FORMS, expand, last_value
@@ -20,7 +24,7 @@ from lit_guide.callbacks.summary import Summary
 from lit_guide.checkpoint import read_checkpoint
 from lit_guide.data import DataModule
 from lit_guide.errors import ConfigError, LitGuideError, explain
-from lit_guide.model import LitClassifier
+from lit_guide.model import LitClassifier, subclasses
 
 PACKAGE = __name__.split(".")[0]
 # A configuration file may name classes of these modules and of no others (FAULTS F11).
@@ -49,12 +53,13 @@ class Parser(LightningArgumentParser):
         """Raise ConfigError where jsonargparse would print its usage and exit."""
         if not self.exit_on_error:  # the parsers that jsonargparse makes for itself expect its own error
             super().error(message, ex)
-        raise ConfigError(explain(message, self._known_keys(), IMPORTABLE)) from None
+        classes = [cls.__name__ for base in (DataModule, Optimizer, LRScheduler, Callback, Logger) for cls in subclasses(base)]
+        raise ConfigError(explain(message, self._known_keys(), classes, IMPORTABLE)) from None
 
     def _known_keys(self) -> list[str]:
         keys = [key.replace(".init_args", "") for key in self.get_defaults(skip_validation=True).keys()]  # noqa: SIM118  # a Namespace
-        sources = [DataModule, *DataModule.__subclasses__()]
-        keys += [f"data.{name}" for source in sources for name in source.__init__.__code__.co_varnames]
+        sources = [DataModule, *subclasses(DataModule)]
+        keys += [f"data.{name}" for source in sources for name in inspect.signature(source).parameters]
         return [*keys, *SHORT_FORMS]
 
 
@@ -122,8 +127,18 @@ class ClassifierCLI(LightningCLI):
             parser.add_argument("--verbose", type=bool, default=False, help="Print Lightning's own table too.")
         if self.command == "predict":
             parser.add_argument(
-                "--images", type=list[str], nargs="+", default=None, help="Image files and folders, instead of the test split."
+                "--images", type=str, nargs="+", default=None, help="Image files and folders, instead of the test split."
             )
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; jsonargparse wraps what their constructors raise, so our own errors are unwrapped."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, LitGuideError):
+                cause = cause.__cause__ or cause.__context__
+            raise cause or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with lit-guide's own callbacks and logger, in the run's directory."""
@@ -134,16 +149,16 @@ class ClassifierCLI(LightningCLI):
             self.run_dir = runs.claim_run_dir(self.config.run_dir, self.config.name)
         else:
             self.run_dir = self._results_dir()
-        always: list[Callback] = [ProgressBar(), Throughput()]
+        self.callbacks: list[Callback] = [ProgressBar(), Throughput()]
         if fit:
             validated = len(self.datamodule.rows["val"]) and self.config.trainer.limit_val_batches != 0
-            always += [
+            self.callbacks += [
                 Summary(),
                 LearningRateMonitor("epoch"),
                 _checkpoint(self.run_dir, "best", monitor="val/loss" if validated else "train/loss"),
                 _checkpoint(self.run_dir, "last", save_on_exception=True),
             ]
-        self.trainer_defaults = {"callbacks": always}
+        self.trainer_defaults = {"callbacks": self.callbacks}
         given = self.config_init.trainer.get("logger")
         extra = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
         loggers = [MetricsCSV(self.run_dir), *extra] if fit else False
@@ -200,7 +215,8 @@ def _checkpoint(run_dir: Path, name: str, **kwargs: Any) -> ModelCheckpoint:
 
 def _as_defaults(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's hyperparameters as defaults of the parser."""
-    defaults = {f"model.{key}": hyper_parameters.get(key) for key in ("network", "network_args", "label_smoothing", "class_weights")}
+    plain = ("network", "network_args", "label_smoothing", "class_weights")
+    defaults = {f"model.{key}": hyper_parameters.get(key) for key in plain}
     for key in ("optimizer", "scheduler"):
         value = hyper_parameters.get(key)
         if value is not None:
@@ -210,14 +226,12 @@ def _as_defaults(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _images_data(images: list[str], hyper_parameters: dict[str, Any], data: Namespace | None) -> Namespace:
-    given = data.init_args if data is not None else Namespace()
+    given = data.init_args if data is not None else {}
     init = {key: hyper_parameters[key] for key in ("class_names", "input_shape", "mean", "std")}
     init |= {key: given[key] for key in ("batch_size", "num_workers") if key in given}
-    return Namespace(class_path=f"{PACKAGE}.data.images.ImagesToPredict", init_args=Namespace(paths=images, **init))
+    class_path = f"{PACKAGE}.data.images.ImagesToPredict"
+    return Namespace({"class_path": class_path, "init_args": Namespace({"paths": images, **init})})  # type: ignore[no-untyped-call]
 
 
 def _first_sentences(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) < 300 else text[:300] + "..."
-
-
+    return ". ".join(" ".join(str(error).split()).split(". ")[:2]).rstrip(".") + "."

@@ -1,6 +1,6 @@
 """The run directory: choosing one, claiming it, finding an earlier one, and its results.json.
 
-    runs/<name>/<timestamp>/  config.yaml  metrics.csv  checkpoints/{best,last}.ckpt  export/  results.json
+runs/<name>/<timestamp>/ holds config.yaml, metrics.csv, checkpoints/{best,last}.ckpt, export/ and results.json.
 """
 
 import contextlib
@@ -132,7 +132,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old content or the new, never half of it."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:

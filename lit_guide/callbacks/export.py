@@ -84,9 +84,7 @@ class ExportONNX(Export):
 
     format, file = "onnx", "model.onnx"
 
-    def __init__(
-        self, enabled: bool = True, opset: int = 20, input_name: str = "input", output_name: str = "output"
-    ) -> None:
+    def __init__(self, enabled: bool = True, opset: int = 20, input_name: str = "input", output_name: str = "output") -> None:
         super().__init__(enabled)
         self.opset, self.input_name, self.output_name = opset, input_name, output_name
 

@@ -26,9 +26,7 @@ class ProgressBar(RichProgressBar):
         if not sys.stdout.isatty():
             self.disable()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Draw, if it is time to or the epoch ends."""
         now = time.monotonic()
         if now - self._drawn >= self.interval or batch_idx + 1 == self.total_train_batches:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.loggers import CSVLogger
+from lightning.fabric.loggers.csv_logs import CSVLogger
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -28,12 +29,11 @@ class MetricsCSV(Logger, CSVLogger):
     def __init__(self, run_dir: Path) -> None:
         super().__init__(root_dir=str(run_dir), name="", version="")
         path = run_dir / "metrics.csv"
-        earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
-        writer = self.experiment  # CSVLogger deletes the file that is there
-        if earlier:
-            header, *_ = earlier.splitlines()
+        if getattr(rank_zero_only, "rank", 0) == 0 and path.is_file():
+            earlier = path.read_text(encoding="utf-8")
+            writer = self.experiment  # CSVLogger deletes the file that is there
             path.write_text(earlier, encoding="utf-8")
-            writer.metrics_keys.extend(header.split(","))
+            writer.metrics_keys.extend(earlier.partition("\n")[0].strip().split(","))
 
     @property
     def save_dir(self) -> str:
@@ -56,9 +56,7 @@ class Throughput(Callback):
         """Start the clock."""
         self._since = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch."""
         self.images += len(batch[1]) * trainer.world_size
         if trainer.is_last_batch:
@@ -82,10 +80,11 @@ class Throughput(Callback):
             self.seconds += time.perf_counter() - self._since
             self._since = None
 
-    @property
-    def images_per_second(self) -> float | None:
-        """Training images a second over all processes; None before any."""
-        return round(self.images / self.seconds, 1) if self.images and self.seconds else None
+    def figures(self, seconds: float) -> dict[str, float]:
+        """`seconds` and `images_per_second` (training, all processes) for results.json; nothing where nothing was trained."""
+        if not self.images or not self.seconds:
+            return {}
+        return {"seconds": round(seconds, 2), "images_per_second": round(self.images / self.seconds, 1)}
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
@@ -120,7 +119,8 @@ def print_closing(run_dir: Path, results: Mapping[str, Any]) -> None:
     if results.get("exports"):
         print_exports(results["exports"])
     here = _short(run_dir)
-    console.print(f"\nEverything is in [bold]{here}[/bold]: config.yaml, metrics.csv, checkpoints/, export/, results.json", soft_wrap=True)
+    files = "config.yaml, metrics.csv, checkpoints/, export/, results.json"
+    console.print(f"\nEverything is in [bold]{here}[/bold]: {files}", soft_wrap=True)
     console.print("\nNext:")
     for command in (f"predict --run {here} --images FILE_OR_FOLDER", f"test --run {here}", f"export --run {here} --formats onnx"):
         console.print(f"  lit-guide {command}", soft_wrap=True, highlight=False)

@@ -6,6 +6,8 @@ image it is the slowest part of training on small pictures: benchmarks/augment.p
 Shapes: B images, C channels, H x W pixels.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,11 +55,11 @@ def random_affine(image_BCHW: Tensor, shift: float, rotate: float, flip: bool) -
         A new tensor of the same shape and dtype.
     """
     B, _, H, W = image_BCHW.shape
-    like = {"device": image_BCHW.device, "dtype": image_BCHW.dtype}
-    angle_B = (torch.rand(B, **like) * 2 - 1) * torch.deg2rad(torch.tensor(rotate, **like))
+    draw_4B = torch.rand(4, B, device=image_BCHW.device, dtype=image_BCHW.dtype) * 2 - 1
+    angle_B = draw_4B[0] * math.radians(rotate)
     # affine_grid's coordinates run from -1 to 1 over the side: a fraction f of the side is 2f.
-    shift_B2 = (torch.rand(B, 2, **like) * 2 - 1) * 2 * shift
-    sign_B = torch.where(torch.rand(B, **like) < 0.5, -1.0, 1.0).to(image_BCHW) if flip else torch.ones(B, **like)
+    shift_B2 = draw_4B[1:3].T * 2 * shift
+    sign_B = draw_4B[3].sign() if flip else torch.ones_like(angle_B)
     cos_B, sin_B = angle_B.cos(), angle_B.sin()
     # Pixels are square, the coordinates are not when H != W: the off-diagonal terms carry the aspect ratio.
     theta_B23 = torch.stack(

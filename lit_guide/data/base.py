@@ -77,7 +77,7 @@ class DataModule(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"data.batch_size is {batch_size}; it must be 1 or more.")
-        if not (0 <= val_fraction and 0 <= test_fraction and val_fraction + test_fraction < 1):
+        if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
             raise ConfigError(
                 f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must be 0 or more "
                 "and leave something to train on: make their sum less than 1."

@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def stratified_split(
-    labels: NDArray[np.int64], fractions: Mapping[str, float], seed: int
-) -> dict[str, NDArray[np.int64]]:
+def stratified_split(labels: NDArray[np.int64], fractions: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
     """Deal the rows of every class out to the named splits in the given proportions.
 
     Each class is shuffled with `seed` and cut at the cumulated fractions, rounded to whole rows, so every split's share of a

@@ -1,0 +1,40 @@
+# Every target sets up .venv by itself; after that, `make` adds no time. Another Python: make demo PYTHON=python3.12
+PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+STAMP := .venv/installed
+
+.PHONY: demo test test-slow lint format bench
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP)  ## train, test and export the shipped digits
+	$(BIN)/lit-guide fit --config configs/digits.yaml
+
+test: $(STAMP)  ## the fast tests, under 5 minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)  ## the others
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)  ## style and types, nothing is changed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a quiet machine
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/augment.py
+	$(BIN)/python benchmarks/digits_accuracy.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -c "import pathlib; pathlib.Path('$(STAMP)').touch()"

@@ -1,0 +1,50 @@
+"""What `predict` found, as predictions.csv, predictions.json and a table on the screen."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lit_guide import runs
+
+
+def write_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write both files; the CSV has one row an image, with the runners-up in columns of their own.
+
+    Args:
+        run_dir: where they go.
+        rows: file, class, probability, label where it is known, and top: (class, probability) from the best down.
+    """
+    text = io.StringIO()
+    has_label = any("label" in row for row in rows)
+    ranks = range(2, 1 + max((len(row["top"]) for row in rows), default=1))
+    header = ["file", "class", "probability", *(["label"] if has_label else [])]
+    header += [f"{column}_{rank}" for rank in ranks for column in ("class", "probability")]
+    writer = csv.writer(text)
+    writer.writerow(header)
+    for row in rows:
+        others = [value for pair in row["top"][1:] for value in pair]
+        writer.writerow([row["file"], row["class"], row["probability"], *([row["label"]] if has_label else []), *others])
+    runs.write_atomic(run_dir / "predictions.csv", text.getvalue())
+    plain = [{**row, "top": [{"class": name, "probability": p} for name, p in row["top"]]} for row in rows]
+    runs.write_atomic(run_dir / "predictions.json", json.dumps(plain, indent=1) + "\n")
+
+
+def print_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]], most: int = 20) -> None:
+    """Print the first rows as a table, and where all of them are."""
+    table = Table(title="Predictions", title_justify="left")
+    for heading in ("file", "class", "probability", "top 3"):
+        table.add_column(heading, overflow="fold")
+    for row in rows[:most]:
+        top = ", ".join(f"{name} {p:.3f}" for name, p in row["top"])
+        table.add_row(row["file"], row["class"], f"{row['probability']:.3f}", top)
+    console = Console()
+    console.print(table)
+    if len(rows) > most:
+        console.print(f"... and {len(rows) - most} more.")
+    console.print(f"All are in {run_dir / 'predictions.csv'} and predictions.json", soft_wrap=True, highlight=False)
