@@ -42,8 +42,10 @@ def fit(args: list[str]) -> None:
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     if best is None:
         Console().print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
-    _run(cli, trainer.validate, ckpt_path=best, verbose=False)
-    val = _metrics(cli)
+    val: dict[str, Any] = {}
+    if cli.validated:
+        _run(cli, trainer.validate, ckpt_path=best, verbose=False)
+        val = _metrics(cli)
     _run(cli, trainer.test, ckpt_path=best, verbose=False)
     if not trainer.is_global_zero:
         return

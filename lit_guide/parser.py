@@ -73,6 +73,7 @@ class ClassifierCLI(LightningCLI):
 
     run_dir: Path
     ckpt_path: str | None
+    validated = False
 
     def __init__(self, command: str, args: list[str]) -> None:
         self.command = command
@@ -151,11 +152,11 @@ class ClassifierCLI(LightningCLI):
             self.run_dir = self._results_dir()
         self.callbacks: list[Callback] = [ProgressBar(), Throughput()]
         if fit:
-            validated = len(self.datamodule.rows["val"]) and self.config.trainer.limit_val_batches != 0
+            self.validated = len(self.datamodule.rows["val"]) > 0 and self.config.trainer.limit_val_batches != 0
             self.callbacks += [
                 Summary(),
                 LearningRateMonitor("epoch"),
-                _checkpoint(self.run_dir, "best", monitor="val/loss" if validated else "train/loss"),
+                _checkpoint(self.run_dir, "best", monitor="val/loss" if self.validated else "train/loss"),
                 _checkpoint(self.run_dir, "last", save_on_exception=True),
             ]
         self.trainer_defaults = {"callbacks": self.callbacks}

@@ -36,7 +36,7 @@ def claim_run_dir(run_dir: str | None, name: str) -> Path:
         ConfigError: `run_dir` already holds files, or another run took it first.
         LitGuideError: it can't be made or written to.
     """
-    if RUN_DIR_VARIABLE in os.environ:
+    if RUN_DIR_VARIABLE in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ[RUN_DIR_VARIABLE])
     if run_dir is None and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("Under torchrun or SLURM every process must use one directory: give it with --run_dir DIR.")

@@ -1,0 +1,54 @@
+"""Fixtures that train once and lend the run to every test that only reads it."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lit_guide.cli import main
+
+FAST = ["--accelerator", "cpu", "--trainer.max_epochs", "2"]
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process, in an empty directory: run("fit", "--config", ...) -> exit code and output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*args: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            code = main([str(arg) for arg in args])
+        except SystemExit as exit_:  # how --help and --print_config end
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a short run on the digits, with all files; to be read, not changed."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["fit", "--config", "configs/digits.yaml", "--run_dir", str(run_dir), *FAST]) == 0
+    return run_dir
+
+
+@pytest.fixture
+def own_run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of that run, to be changed."""
+    return Path(shutil.copytree(trained, tmp_path / "own_run"))

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from lit_guide.arguments import expand, find_config, last_value, long_form, with_recipes
+from lit_guide.errors import ConfigError
+
+
+def test_long_form_touches_the_four_short_flags_only() -> None:
+    assert [long_form(arg) for arg in ("--devices=2", "--precision", "--model.network", "devices", "--name=x")] == [
+        "--trainer.devices=2",
+        "--trainer.precision",
+        "--model.network",
+        "devices",
+        "--name=x",
+    ]
+
+
+def test_last_value_reads_both_spellings() -> None:
+    assert last_value(["--run", "a", "--run=b"], "--run") == "b"
+    assert last_value(["--run_dir", "a"], "--run") is None
+    assert last_value([], "--run") is None
+
+
+def test_an_existing_file_comes_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = find_config("configs/digits.yaml")
+    assert Path(shipped).is_file()
+    Path("configs").mkdir()
+    Path("configs/digits.yaml").write_text("name: mine\n")
+    assert find_config("configs/digits.yaml") == str(Path("configs/digits.yaml"))
+    assert with_recipes(["--config=configs/device/ddp.yaml", "-c", "configs/digits.yaml"])[2] == str(Path("configs/digits.yaml"))
+
+
+def test_run_becomes_that_runs_config_and_checkpoint(trained: Path) -> None:
+    args, continued = expand("test", ["--run", str(trained), "--devices", "1"])
+    assert args == [
+        "--config",
+        str(trained / "config.yaml"),
+        "--ckpt_path",
+        str(trained / "checkpoints" / "best.ckpt"),
+        "--run",
+        str(trained),
+        "--trainer.devices",
+        "1",
+    ]
+    assert continued is None
+    args, continued = expand("fit", [f"--run={trained}"])
+    assert args[3] == str(trained / "checkpoints" / "last.ckpt")
+    assert continued == trained
+
+
+def test_evaluation_without_a_checkpoint_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--run latest"):
+        expand("predict", ["--config", "configs/digits.yaml"])

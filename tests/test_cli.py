@@ -1,0 +1,68 @@
+import subprocess
+import sys
+
+import pytest
+
+import lit_guide
+from lit_guide.cli import COMMANDS, main
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
+def test_help_and_version_import_no_torch(flag: str) -> None:
+    code = f"import sys; from lit_guide.cli import main; main([{flag!r}]); print('torch' in sys.modules, 'lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_version_is_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lit-guide {lit_guide.__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {command}" in out for command in COMMANDS)
+
+
+def test_no_command_prints_the_help_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_unknown_command_exits_2_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exprot"]) == 2
+    assert "Did you mean export?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert f"lit-guide {command}" in out
+    assert "--export.onnx.opset" in out
+
+
+def test_python_m_runs_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "lit_guide", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"lit-guide {lit_guide.__version__}\n"
+
+
+def test_an_unexpected_error_is_one_message_and_debug_shows_the_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lit_guide import commands
+
+    def broken(args: list[str]) -> None:
+        raise ZeroDivisionError("of course")
+
+    monkeypatch.setitem(commands.COMMANDS, "test", broken)
+    assert main(["test"]) == 1
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError: of course" in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("LIT_GUIDE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["test"])
