@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from lit_guide.commands import quiet_lightning
 from lit_guide.data import ArraysData
 from lit_guide.networks import Normalized
 
@@ -109,8 +108,9 @@ def check_same(sides: dict[str, Callable[[], Any]], count: int) -> None:
 
 
 def main() -> int:
-    quick = record.arguments(__doc__).parse_args().quick
-    quiet_lightning()
+    given = record.arguments(__doc__).parse_args()
+    quick = given.quick
+    record.silence_lightning()
     count = IMAGES // 5 if quick else IMAGES
     images, labels = make_arrays(count)
     rounds: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ def main() -> int:
         sides = {"classic": lambda: iter(loader), "ours": our_batches(data, Normalized(nn.Identity(), data.mean, data.std))}
         check_same(sides, count)
         for index in range(2 if quick else ROUNDS):
-            figures: dict[str, Any] = {"others": None if quick else record.wait_for_quiet()}
+            figures: dict[str, Any] = {"others": None if quick else record.wait_for_quiet(given.wait)}
             for side in list(sides) if index % 2 else list(reversed(sides)):
                 figures[f"{side}_images_per_s"] = round(images_per_second(sides[side]), 1)
             figures["ratio"] = round(figures["ours_images_per_s"] / figures["classic_images_per_s"], 3)

@@ -56,13 +56,14 @@ def train(seed: int, options: list[str]) -> dict[str, Any]:
 
 
 def main() -> int:
-    quick = record.arguments(__doc__).parse_args().quick
+    given = record.arguments(__doc__).parse_args()
+    quick = given.quick
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     runs = []
     for seed in SEEDS[:1] if quick else SEEDS:
         if not quick:
-            record.wait_for_quiet()
+            record.wait_for_quiet(given.wait)
         runs.append(train(seed, ["--trainer.max_epochs", "2"] if quick else []))
         print(runs[-1], flush=True)
     columns = ("test_accuracy", "seconds", "wall_seconds", "images_per_second")

@@ -6,9 +6,11 @@
 import argparse
 import datetime
 import json
+import logging
 import os
 import platform
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,10 +23,19 @@ QUIET = 0.05  # share of the machine that others may use when a repetition start
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """A parser that knows --quick and whose help is the claim."""
+    """A parser that knows --quick and --wait and whose help is the claim."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing judged, no record: a smoke test")
+    parser.add_argument("--wait", type=float, default=60.0, help="seconds to wait for a quiet machine before each repetition")
     return parser
+
+
+def silence_lightning() -> None:
+    """Let the figures be all that is printed."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
 
 
 def cores() -> int:
@@ -56,7 +67,7 @@ def share_of_others(before: float | None, own: float, wall: float) -> float | No
     return round(max(0.0, now - before - own) / (wall * (os.cpu_count() or 1)), 3)
 
 
-def wait_for_quiet(limit_s: float = 60.0) -> float | None:
+def wait_for_quiet(limit_s: float) -> float | None:
     """Sleep until others leave the machine alone, `limit_s` at most; returns the share that they used in the last second."""
     end = time.monotonic() + limit_s
     while True:
@@ -86,6 +97,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cpu": _cpu_model(),
         "cores": cores(),
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))},
         "versions": {"python": platform.python_version(), **{name.replace("-", "_"): version(name) for name in PACKAGES}},
     }
 

@@ -68,7 +68,8 @@ def console_script() -> str:
 
 
 def main() -> int:
-    quick = record.arguments(__doc__).parse_args().quick
+    given = record.arguments(__doc__).parse_args()
+    quick = given.quick
     pairs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "stock.py").write_text(STOCK, encoding="utf-8")
@@ -77,7 +78,7 @@ def main() -> int:
             for command in sides.values():
                 seconds([*command, f"--{flag}"], folder)
         for index in range(1 if quick else PAIRS):
-            pair: dict[str, Any] = {"others": None if quick else record.wait_for_quiet()}
+            pair: dict[str, Any] = {"others": None if quick else record.wait_for_quiet(given.wait)}
             for flag in FLAGS:
                 order = list(sides) if index % 2 else list(reversed(sides))
                 pair |= {f"{flag}_{side}_s": round(seconds([*sides[side], f"--{flag}"], folder), 4) for side in order}

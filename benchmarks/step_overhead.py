@@ -47,29 +47,32 @@ BATCH_A, BATCH_B, SIDE_B, CLASSES, LR = 64, 32, 64, 10, 1e-3
 Side = Callable[[], tuple[float, dict[str, Any]]]
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(quick: bool, wait: float) -> dict[str, Any]:
     """Both claims' rounds, in this process, whose standard output is a terminal."""
-    from lit_guide.commands import quiet_lightning
+    import lit_guide.parser  # noqa: F401  # Lightning sets its logging up when it is imported
 
-    quiet_lightning()
+    record.silence_lightning()
     with tempfile.TemporaryDirectory() as folder:
         small, large = small_sides(Path(folder), 100 if quick else STEPS_A), large_sides(Path(folder), 8 if quick else STEPS_B)
         return {
-            "small": alternate(small, 1 if quick else ROUNDS_A, quick),
-            "large": alternate(large, 1 if quick else ROUNDS_B, quick),
+            "small": alternate(small, 1 if quick else ROUNDS_A, wait),
+            "large": alternate(large, 1 if quick else ROUNDS_B, wait),
         }
 
 
-def alternate(sides: dict[str, Side], rounds: int, quick: bool) -> dict[str, Any]:
+def alternate(sides: dict[str, Side], rounds: int, wait: float) -> dict[str, Any]:
     """Milliseconds a step of each side and round, after a round that does not count; each round starts with another side."""
     names, found, about = list(sides), [], {}
     for index in range(-1, rounds):
-        figures: dict[str, Any] = {"others": None if quick else record.wait_for_quiet()}
+        record.wait_for_quiet(wait)
+        figures: dict[str, Any] = {}
+        busy, own, started = record.busy_seconds(), time.process_time(), time.perf_counter()
         for name in names[index % len(names) :] + names[: index % len(names)]:
             gc.collect()
             milliseconds, settings = sides[name]()
             figures[f"{name}_ms"] = round(milliseconds, 4)
             about[name] = settings
+        figures["others"] = record.share_of_others(busy, time.process_time() - own, time.perf_counter() - started)
         if index >= 0:
             found.append(figures)
         print(f"round {index + 1} of {rounds}: {figures}", file=sys.stderr, flush=True)
@@ -238,11 +241,12 @@ def main() -> int:
     parser.add_argument("--worker", default=None, help="used by the script itself")
     given = parser.parse_args()
     if given.worker:
-        Path(given.worker).write_text(json.dumps(measure(given.quick)), encoding="utf-8")
+        Path(given.worker).write_text(json.dumps(measure(given.quick, given.wait)), encoding="utf-8")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
-        in_terminal([sys.executable, __file__, "--worker", str(file), *(["--quick"] if given.quick else [])])
+        options = ["--quick", "--wait", "0"] if given.quick else ["--wait", str(given.wait)]
+        in_terminal([sys.executable, __file__, "--worker", str(file), *options])
         found = json.loads(file.read_text(encoding="utf-8"))
     small, large = found["small"]["rounds"], found["large"]["rounds"]
     for item in small:

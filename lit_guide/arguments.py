@@ -23,8 +23,10 @@ def expand(command: str, args: list[str]) -> tuple[list[str], Path | None]:
     if run is not None:
         which = runs.LAST if command == "fit" else runs.BEST
         found = runs.find_run(run, which)
-        args = ["--config", str(found / "config.yaml"), "--ckpt_path", str(found / which), *args]
-        return with_recipes(args), found if command == "fit" else None
+        earlier = ["--config", str(found / "config.yaml"), "--ckpt_path", str(found / which)]
+        if command != "fit":  # one process counts every sample once, however many trained
+            earlier += ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
+        return with_recipes([*earlier, *args]), found if command == "fit" else None
     if command != "fit" and given is None and "--print_config" not in " ".join(args):
         raise ConfigError(f"{command} needs a trained model: give --run latest, --run DIR or --ckpt_path FILE.")
     return with_recipes(args), None

@@ -45,6 +45,7 @@ UNFIT_WARNINGS = (
     "Be aware that when using `ckpt_path`, callbacks",  # an evaluation needs no ModelCheckpoint
     "The dirpath has changed from",  # evaluating elsewhere than in the run
     "Total length of `list` across ranks is zero",  # data.val_fraction 0 means no validation
+    "You requested to overfit but enabled train dataloader shuffling",  # configs/debug/overfit.yaml means it
     ".*smaller than the logging interval.*",  # epoch means are logged in any case
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.9 and later
 )

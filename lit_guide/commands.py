@@ -79,6 +79,8 @@ def predict(args: list[str]) -> None:
     """Classify images, or the test split, and write predictions.csv and predictions.json."""
     cli = ClassifierCLI("predict", args)
     _check_checkpoint(cli)
+    if cli.trainer.world_size > 1:
+        raise ConfigError(f"predict runs in one process, not in {cli.trainer.world_size}: add --devices 1 --strategy auto.")
     batches: list[tuple[Tensor, Tensor]] = _run(cli, cli.trainer.predict, ckpt_path=cli.ckpt_path)
     names, classes = cli.datamodule.sample_names("test"), cli.datamodule.class_names
     rows: list[dict[str, Any]] = []

@@ -3,8 +3,7 @@
 Shapes: B images a batch, C channels, H x W pixels, K classes.
 """
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
@@ -25,13 +23,16 @@ from torchmetrics.classification import (
 
 from lit_guide.errors import ConfigError
 from lit_guide.networks import Normalized, build_network
-from lit_guide.schedules import WarmupCosine as WarmupCosine  # known by its short name on the command line
-
-# What jsonargparse builds from `--model.optimizer SGD --model.optimizer.lr 0.1`, and a functools.partial in Python.
-OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
-
-ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
+from lit_guide.optim import (
+    ADAM,
+    OptimizerFactory,
+    SchedulerFactory,
+    carry_over,
+    from_plain,
+    some_parameters,
+    to_plain,
+    wants_total_steps,
+)
 
 Batch = tuple[Tensor, Tensor]
 
@@ -78,22 +79,26 @@ class LitClassifier(LightningModule):
         class_weights: list[float] | None = None,
     ) -> None:
         super().__init__()
+        # Plain values under the same names: save_hyperparameters compares all arguments of this frame.
+        class_names, input_shape = [str(name) for name in class_names], [int(side) for side in input_shape]
+        mean, std = [float(value) for value in mean], [float(value) for value in std]
+        class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
         K, (C, H, W) = len(class_names), input_shape
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"model.label_smoothing is {label_smoothing}; it must be from 0 to less than 1.")
         if class_weights is not None and len(class_weights) != K:
-            raise ConfigError(f"model.class_weights has {len(class_weights)} values for {K} classes: {list(class_names)}.")
-        self.optimizer_factory = _from_plain(optimizer, Optimizer)
-        self.scheduler_factory = None if scheduler is None else _from_plain(scheduler, LRScheduler)
+            raise ConfigError(f"model.class_weights has {len(class_weights)} values for {K} classes: {', '.join(class_names)}.")
+        self.optimizer_factory = from_plain(optimizer, Optimizer)
+        self.scheduler_factory = None if scheduler is None else from_plain(scheduler, LRScheduler)
         self.save_hyperparameters(
             {
-                "class_names": list(class_names),
-                "input_shape": [C, H, W],
-                "mean": list(mean),
-                "std": list(std),
+                "class_names": class_names,
+                "input_shape": input_shape,
+                "mean": mean,
+                "std": std,
                 "network": network,
                 "network_args": network_args or {},
-                "optimizer": _to_plain(self.optimizer_factory, _some_parameters()),
+                "optimizer": to_plain(self.optimizer_factory, some_parameters()),
                 "scheduler": None if scheduler is None else self._describe_scheduler(),
                 "label_smoothing": label_smoothing,
                 "class_weights": class_weights,
@@ -122,14 +127,15 @@ class LitClassifier(LightningModule):
         loss = F.cross_entropy(logits_BK, label_B, self.class_weights_K, label_smoothing=self.hparams["label_smoothing"])
         with torch.no_grad():
             correct = (logits_BK.argmax(dim=1) == label_B).sum()
-            self.train_sums_3 += torch.stack([loss * len(label_B), correct, torch.full_like(correct, len(label_B))])
+            self.train_sums_3 += torch.stack([loss.float() * len(label_B), correct, torch.full_like(correct, len(label_B))])
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # Lightning sets it
             self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums."""
-        self.train_sums_3.zero_()
+        # float32 in a bf16-true run too: bf16 can't count past 256.
+        self.train_sums_3 = torch.zeros(3, device=self.device)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss and accuracy over the augmented training images."""
@@ -170,7 +176,8 @@ class LitClassifier(LightningModule):
         # Plain cross-entropy, whatever training uses: runs with other smoothing or class weights can be compared.
         loss = F.cross_entropy(logits_BK, label_B)
         self.log(loss_name, loss, batch_size=len(label_B), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
-        metrics.update(logits_BK, label_B)
+        # As probabilities: torchmetrics would take logits that all lie between 0 and 1 for probabilities.
+        metrics.update(logits_BK.softmax(dim=1), label_B)
         self.confusion_KK.update(logits_BK, label_B)
 
     def _log_metrics(self, metrics: MetricCollection) -> None:
@@ -183,7 +190,7 @@ class LitClassifier(LightningModule):
         optimizer = self.optimizer_factory(self.parameters())
         if self.scheduler_factory is None:
             return optimizer
-        wants_steps = _wants_total_steps(self.scheduler_factory)
+        wants_steps = wants_total_steps(self.scheduler_factory)
         steps = {"total_steps": int(self.trainer.estimated_stepping_batches)} if wants_steps else {}
         scheduler = self.scheduler_factory(optimizer, **steps)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "step" if wants_steps else "epoch"}
@@ -193,36 +200,20 @@ class LitClassifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let optimizer settings given now win over the ones in the checkpoint's optimizer state."""
-        saved, now = checkpoint["hyper_parameters"], self.hparams
-        if saved["optimizer"]["name"] != now["optimizer"]["name"]:
-            checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
-            return
-        if saved["scheduler"] != now["scheduler"]:
-            checkpoint["lr_schedulers"] = []
-        changed = {k: v for k, v in now["optimizer"].items() if saved["optimizer"].get(k) != v}
-        for state in checkpoint.get("optimizer_states", []):
-            for group in state["param_groups"]:
-                group.update(changed)
-                if "lr" in changed:
-                    group["initial_lr"] = changed["lr"]
-        if "lr" in changed:
-            for state in checkpoint.get("lr_schedulers", []):
-                scale = changed["lr"] / saved["optimizer"]["lr"]
-                state["base_lrs"] = [changed["lr"] for _ in state.get("base_lrs", [])]
-                state["_last_lr"] = [lr * scale for lr in state.get("_last_lr", [])]
+        carry_over(checkpoint, self.hparams)
 
     def _describe_scheduler(self) -> dict[str, Any]:
         assert self.scheduler_factory is not None
-        steps = {"total_steps": 100} if _wants_total_steps(self.scheduler_factory) else {}
-        optimizer = self.optimizer_factory(_some_parameters())
-        plain = _to_plain(partial(self.scheduler_factory, **steps), optimizer)
+        steps = {"total_steps": 100} if wants_total_steps(self.scheduler_factory) else {}
+        optimizer = self.optimizer_factory(some_parameters())
+        plain = to_plain(partial(self.scheduler_factory, **steps), optimizer)
         return {key: value for key, value in plain.items() if key not in steps}
 
 
 def classification_metrics(classes: int, prefix: str) -> MetricCollection:
     """Accuracy, macro F1, expected calibration error (15 bins; Guo et al., arXiv:1706.04599) and, for K > 5, top-5 accuracy.
 
-    They take logits (B, K) and labels (B,), accumulate on the device and are summed over processes.
+    They take probabilities (B, K) and labels (B,), accumulate on the device and are summed over processes.
     """
     metrics: dict[str, Any] = {
         "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
@@ -232,44 +223,3 @@ def classification_metrics(classes: int, prefix: str) -> MetricCollection:
     if classes > 5:
         metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
     return MetricCollection(metrics, prefix=prefix)
-
-
-def _some_parameters() -> list[Parameter]:
-    return [Parameter(torch.zeros(2, 2))]
-
-
-def _to_plain(factory: Callable[..., Any], argument: Any) -> dict[str, Any]:
-    """The class that a factory builds, by name, and its keyword arguments: strings, numbers and lists only."""
-    try:
-        built = factory(argument)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.optimizer or model.scheduler can't be built: {error}") from None
-    keywords = factory.keywords if isinstance(factory, partial) else {}
-    return {"name": type(built).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in keywords.items()}}
-
-
-def _from_plain(factory: Any, base: type) -> Any:
-    """A factory from what `_to_plain` made of it; nothing is imported: the class must exist already."""
-    if not isinstance(factory, Mapping):
-        return factory
-    name, keywords = factory["name"], {k: v for k, v in factory.items() if k != "name"}
-    classes = [cls for cls in subclasses(base) if cls.__name__ == name]
-    if not classes:
-        raise ConfigError(f"There is no {base.__name__} called {name!r}: import the module that defines it first.")
-    return partial(classes[0], **keywords)
-
-
-def subclasses(base: type) -> list[type]:
-    """Every imported class below `base`."""
-    found: list[type] = []
-    direct: type
-    for direct in base.__subclasses__():
-        found += [direct, *subclasses(direct)]
-    return found
-
-
-def _wants_total_steps(factory: Callable[..., Any]) -> bool:
-    keywords = factory.keywords if isinstance(factory, partial) else {}
-    if "total_steps" in keywords:
-        return keywords["total_steps"] is None
-    return "total_steps" in inspect.signature(factory).parameters

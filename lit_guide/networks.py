@@ -121,7 +121,10 @@ def build_network(
         if weights is not None:
             raise ConfigError(f"model.weights is {weights}, but {name} has no pretrained weights: take the key out.")
         _check_args(name, NETWORKS[name], args)
-        network = NETWORKS[name](channels, classes, **args)
+        try:
+            network = NETWORKS[name](channels, classes, **args)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ConfigError(f"model.network_args: {name} can't be built with {args}: {error}.") from None
     elif name in models.list_models(module=models):
         network = _build_torchvision(name, channels, classes, input_size, weights, args)
     else:
@@ -153,6 +156,8 @@ def _build_torchvision(
                           "Go online once, or leave model.weights out.") from None  # fmt: skip
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.network {name}: {error}") from None
+    except AssertionError as error:  # a ViT whose patches don't tile the image
+        raise _unfit(name, channels, input_size, error) from None
     if weights and name in ("googlenet", "inception_v3"):
         setattr(network, "aux_logits", False)  # noqa: B010  # modules' attributes are typed Tensor | Module
         for auxiliary in ("aux1", "aux2", "AuxLogits"):
@@ -206,10 +211,14 @@ def _try_shape(name: str, network: nn.Module, channels: int, input_size: tuple[i
         with torch.no_grad():
             functional_call(network.eval(), meta, image_BCHW)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        H, W = input_size
-        raise ConfigError(
-            f"model.network {name} can't take images of {channels} x {H} x {W}: {str(error).splitlines()[0]}. "
-            "Enlarge them with --data.image_size 224 (or 32, 64, ...), or use another network."
-        ) from None
+        raise _unfit(name, channels, input_size, error) from None
     finally:
         network.train(training)
+
+
+def _unfit(name: str, channels: int, input_size: tuple[int, int], error: Exception) -> ConfigError:
+    H, W = input_size
+    return ConfigError(
+        f"model.network {name} can't take images of {channels} x {H} x {W}: {str(error).splitlines()[0]}. "
+        "Enlarge them with --data.image_size 224 (or 32, 64, ...), or use another network."
+    )

@@ -24,7 +24,8 @@ from lit_guide.callbacks.summary import Summary
 from lit_guide.checkpoint import read_checkpoint
 from lit_guide.data import DataModule
 from lit_guide.errors import ConfigError, LitGuideError, explain
-from lit_guide.model import LitClassifier, subclasses
+from lit_guide.model import LitClassifier
+from lit_guide.optim import subclasses
 
 PACKAGE = __name__.split(".")[0]
 # A configuration file may name classes of these modules and of no others (FAULTS F11).

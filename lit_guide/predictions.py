@@ -25,7 +25,7 @@ def write_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     ranks = range(2, 1 + max((len(row["top"]) for row in rows), default=1))
     header = ["file", "class", "probability", *(["label"] if has_label else [])]
     header += [f"{column}_{rank}" for rank in ranks for column in ("class", "probability")]
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
         others = [value for pair in row["top"][1:] for value in pair]

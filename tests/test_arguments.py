@@ -39,6 +39,7 @@ def test_run_becomes_that_runs_config_and_checkpoint(trained: Path) -> None:
         str(trained / "config.yaml"),
         "--ckpt_path",
         str(trained / "checkpoints" / "best.ckpt"),
+        *("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"),
         "--run",
         str(trained),
         "--trainer.devices",

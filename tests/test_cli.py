@@ -9,7 +9,9 @@ from lit_guide.cli import COMMANDS, main
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
 def test_help_and_version_import_no_torch(flag: str) -> None:
-    code = f"import sys; from lit_guide.cli import main; main([{flag!r}]); print('torch' in sys.modules, 'lightning' in sys.modules)"
+    code = (
+        f"import sys; from lit_guide.cli import main; main([{flag!r}]); print('torch' in sys.modules, 'lightning' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
 

@@ -35,7 +35,10 @@ def test_exit_codes() -> None:
             "Parser key \"trainer.max_epochs\":\n  - Expected a <class 'int'>\n  - Expected a <class 'NoneType'>\n  Given value: x",
             "trainer.max_epochs is x: expected int, or null.",
         ),
-        ("the following arguments are required: data", "No data were chosen: give a recipe, such as --config configs/digits.yaml."),
+        (
+            "the following arguments are required: data",
+            "No data were chosen: give a recipe, such as --config configs/digits.yaml.",
+        ),
         ("something new", "something new"),
     ],
 )

@@ -107,17 +107,20 @@ def test_every_torchvision_network_takes_one_channel_and_seven_classes(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [(1, 1), (8, 8), (28, 28), (30, 50)])
+@pytest.mark.parametrize("size", [(8, 8), (28, 28)])
 @pytest.mark.parametrize("name", [name for name in TORCHVISION if not name.startswith("regnet")])
 def test_a_torchvision_network_takes_an_image_or_refuses_it_in_plain_words(name, size):
+    refused = ""
     with torch.device("meta"):
         try:
-            network = build_network(name, 1, 7, size).eval()
+            shape = build_network(name, 1, 7, size).eval()(torch.empty(2, 1, *size)).shape
         except ConfigError as error:
-            assert str(error).startswith(f"model.network {name}")
-            assert "--data.image_size" in str(error)
-        else:
-            assert network(torch.empty(2, 1, *size)).shape == (2, 7)
+            refused = str(error)
+    if refused:
+        assert refused.startswith(f"model.network {name}")
+        assert "--data.image_size" in refused
+    else:
+        assert shape == (2, 7)
 
 
 def test_networks_with_auxiliary_classifiers_train_to_one_output():
@@ -258,6 +261,7 @@ def test_pretrained_first_filters_answer_grey_as_the_colour_network_does(downloa
         assert torch.equal(other.layer4[1].conv2.weight, colour.layer4[1].conv2.weight)
 
 
+@pytest.mark.slow
 def test_pretrained_googlenet_trains_to_one_output(downloaded):
     downloaded("googlenet")
     for channels in (1, 3):

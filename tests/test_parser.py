@@ -126,7 +126,7 @@ def test_f12_unknown_key_in_yaml_is_refused_with_the_nearest(run: Run, text: str
     [
         "model: {optimizer: {class_path: subprocess.Popen, init_args: {args: [touch, pwned]}}}",
         "model: {optimizer: {class_path: os.system, init_args: {command: touch pwned}}}",
-        "model: {optimizer: 'lambda parameters: open(\"pwned\", \"w\")'}",
+        'model: {optimizer: \'lambda parameters: open("pwned", "w")\'}',
         "model: {scheduler: {class_path: evil.Evil}}",
         "trainer: {callbacks: [{class_path: subprocess.Popen, init_args: {args: [touch, pwned]}}]}",
         "trainer: {callbacks: [{class_path: evil.Evil}]}",

@@ -1,5 +1,6 @@
 """Images in memory: the dataset over arrays, and the DataModule for a user's `.npz`."""
 
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -73,9 +74,8 @@ class ArraysData(DataModule):
         arrays = read_npz(self.path)
         images = _with_channels(arrays["images"], self.layout, self.path)
         labels = _checked_labels(arrays["labels"], self.path)
-        if len(images) != len(labels):
-            raise LitGuideError(f"{self.path}: images has {len(images)} rows, labels has {len(labels)}. Make them equal.")
         _check_images(images, self.path)
+        images = images.astype(images.dtype.newbyteorder("="), copy=False)  # torch has no foreign byte order
         names = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else None
         count = len(names) if names is not None else int(labels.max()) + 1
         _raise_for(labels >= count, f"labels hold a value over {count - 1}, the last of {count} class_names", self.path)
@@ -98,14 +98,21 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
     if not Path(path).is_file():
         raise ConfigError(f"There is no file {path}. Give your .npz with --data.path FILE.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError, zlib.error) as error:
         raise LitGuideError(f"{path} is not a readable .npz of plain arrays ({error}). Write it with numpy.savez.") from None
     missing = [name for name in ("images", "labels") if name not in arrays]
     if missing:
         raise LitGuideError(f"{path} holds {sorted(arrays)} but no {' and no '.join(missing)}.")
-    if not len(arrays["images"]):
+    for name in {"images", "labels", "class_names", "split"} & set(arrays):
+        if arrays[name].ndim == 0:
+            raise LitGuideError(f"{path}: {name} is a single value, not a column.")
+    count = len(arrays["images"])
+    for name in {"labels", "split"} & set(arrays):
+        if len(arrays[name]) != count:
+            raise LitGuideError(f"{path}: images has {count} rows, {name} has {len(arrays[name])}. Make them equal.")
+    if not arrays["images"].size:
         raise LitGuideError(f"{path}: images is empty.")
     return arrays
 

@@ -82,6 +82,11 @@ class DataModule(LightningDataModule, ABC):
                 f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must be 0 or more "
                 "and leave something to train on: make their sum less than 1."
             )
+        if image_size is not None and image_size < 1:
+            raise ConfigError(f"data.image_size is {image_size}; it must be 1 or more, or null.")
+        for name, value in (("num_workers", num_workers), ("shift", shift), ("rotate", rotate)):
+            if value < 0:
+                raise ConfigError(f"data.{name} is {value}; it must be 0 or more.")
         self.batch_size = batch_size
         self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed

@@ -17,7 +17,7 @@ def some_bytes(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def labels_N(classes=3):
+def some_labels(classes=3):
     return np.arange(N) % classes
 
 
@@ -25,7 +25,7 @@ def labels_N(classes=3):
 def write(tmp_path):
     def write_npz(**arrays):
         path = tmp_path / "mine.npz"
-        arrays = {"images": some_bytes(N, H, W), "labels": labels_N()} | arrays
+        arrays = {"images": some_bytes(N, H, W), "labels": some_labels()} | arrays
         np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
         return str(path)
 
@@ -44,7 +44,7 @@ class CountingArray(np.ndarray):
 
 
 def test_dataset_keeps_the_callers_memory():
-    image_NCHW, labels = some_bytes(N, 1, H, W), labels_N()
+    image_NCHW, labels = some_bytes(N, 1, H, W), some_labels()
     dataset = ArrayDataset(image_NCHW, labels)
     assert np.shares_memory(dataset.images, image_NCHW)
     assert np.shares_memory(dataset.labels, labels)
@@ -57,7 +57,7 @@ def test_dataset_keeps_the_callers_memory():
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_batch_and_sample_hold_the_rows_asked_for(kind):
-    image_NCHW, labels = some_bytes(N, 3, H, W), labels_N()
+    image_NCHW, labels = some_bytes(N, 3, H, W), some_labels()
     dataset = ArrayDataset(*((image_NCHW, labels) if kind == "numpy" else map(torch.from_numpy, (image_NCHW, labels))))
     image_BCHW, label_B = dataset.__getitems__([7, 0, 7, 29])
     assert len(dataset) == N
@@ -72,7 +72,7 @@ def test_batch_and_sample_hold_the_rows_asked_for(kind):
 
 
 def test_a_batch_of_a_dataloader_costs_one_index_operation_per_array():
-    images, labels = some_bytes(N, 1, H, W).view(CountingArray), labels_N().view(CountingArray)
+    images, labels = some_bytes(N, 1, H, W).view(CountingArray), some_labels().view(CountingArray)
     loader = DataLoader(Subset(ArrayDataset(images, labels), range(20)), batch_size=10, collate_fn=lambda batch: batch)
     CountingArray.indexed = 0
     batches = list(loader)
@@ -80,7 +80,7 @@ def test_a_batch_of_a_dataloader_costs_one_index_operation_per_array():
 
 
 def test_read_only_arrays_give_batches_without_a_warning():  # every warning is an error here
-    images, labels = some_bytes(N, 1, H, W), labels_N()
+    images, labels = some_bytes(N, 1, H, W), some_labels()
     images.flags.writeable = labels.flags.writeable = False
     dataset = ArrayDataset(images, labels)
     image_BCHW, _ = dataset.__getitems__([3, 5])
@@ -90,9 +90,9 @@ def test_read_only_arrays_give_batches_without_a_warning():  # every warning is 
 
 def test_dataset_refuses_unequal_lengths_and_images_without_four_axes():
     with pytest.raises(ValueError, match="30 images but 29 labels"):
-        ArrayDataset(some_bytes(N, 1, H, W), labels_N()[1:])
+        ArrayDataset(some_bytes(N, 1, H, W), some_labels()[1:])
     with pytest.raises(ValueError, match=r"must be \(N, C, H, W\), got shape \(30, 6, 9\)"):
-        ArrayDataset(some_bytes(N, H, W), labels_N())
+        ArrayDataset(some_bytes(N, H, W), some_labels())
 
 
 # --- ArraysData: what is accepted
@@ -120,7 +120,7 @@ def test_every_layout_comes_out_as_channels_first(write, shape, layout, axes):
     expected_NCHW = images[:, None] if axes is None else images.transpose(axes)
     image_BCHW, label_B = data.source.dataset.__getitems__(list(range(N)))
     np.testing.assert_array_equal(image_BCHW.numpy(), expected_NCHW)
-    np.testing.assert_array_equal(label_B.numpy(), labels_N())
+    np.testing.assert_array_equal(label_B.numpy(), some_labels())
     assert data.input_shape == expected_NCHW.shape[1:]
 
 
@@ -137,7 +137,7 @@ def test_float_images_from_0_to_1_arrive_unchanged(write, dtype):
 
 def test_big_endian_images_arrive_with_their_values(write):
     images = (some_bytes(N, H, W) / 255).astype(">f4")
-    data = ArraysData(write(images=images, labels=labels_N().astype(">i8")))
+    data = ArraysData(write(images=images, labels=some_labels().astype(">i8")))
     np.testing.assert_array_equal(data.source.dataset[5][0][0].numpy(), images[5])
     assert data.source.dataset[5][1] == 2
 
@@ -158,18 +158,18 @@ def test_split_column_decides_the_split(write):
 
 def test_without_a_split_column_the_fractions_decide(write):
     data = ArraysData(write(), val_fraction=0.2, test_fraction=0.3)
-    assert {name: np.bincount(labels_N()[rows]).tolist() for name, rows in data.rows.items()} == {
+    assert {name: np.bincount(some_labels()[rows]).tolist() for name, rows in data.rows.items()} == {
         "train": [5, 5, 5],
         "val": [2, 2, 2],
         "test": [3, 3, 3],
     }
 
 
-@pytest.mark.parametrize("labels", [labels_N().astype(np.float32), labels_N().astype(np.uint8), labels_N()[:, None]])
+@pytest.mark.parametrize("labels", [some_labels().astype(np.float32), some_labels().astype(np.uint8), some_labels()[:, None]])
 def test_whole_labels_of_any_type_are_indices(write, labels):
     source = ArraysData(write(labels=labels)).source
     assert source.labels_N.dtype == np.int64
-    assert source.labels_N.tolist() == labels_N().tolist()
+    assert source.labels_N.tolist() == some_labels().tolist()
 
 
 # --- ArraysData: every fault is a line that says where
@@ -191,12 +191,12 @@ def with_value(array, rows, value):
 
 
 def test_f17_labels_under_zero_are_named_by_row(write):
-    message = fault(write(labels=with_value(labels_N(), [4, 9], -1)))
+    message = fault(write(labels=with_value(some_labels(), [4, 9], -1)))
     assert "labels hold a value under 0, in 2 of 30 rows: 4, 9." in message
 
 
 def test_f17_labels_over_the_last_class_are_named_by_row(write):
-    message = fault(write(labels=with_value(labels_N(), [7], 3), class_names=["a", "b", "c"]))
+    message = fault(write(labels=with_value(some_labels(), [7], 3), class_names=["a", "b", "c"]))
     assert "labels hold a value over 2, the last of 3 class_names, in 1 of 30 rows: 7." in message
 
 
@@ -214,7 +214,7 @@ def test_f17_only_the_first_ten_rows_are_listed(write):
 
 
 def test_f17_unequal_lengths_are_refused_with_both(write):
-    assert "images has 30 rows, labels has 29" in fault(write(labels=labels_N()[:-1]))
+    assert "images has 30 rows, labels has 29" in fault(write(labels=some_labels()[:-1]))
 
 
 @pytest.mark.parametrize("rows", [N - 5, N + 5])
@@ -230,11 +230,11 @@ def test_f17_an_unknown_split_name_is_named_by_row(write):
 
 
 def test_f17_labels_with_fractions_are_named_by_row(write):
-    assert "labels hold fractions, in 1 of 30 rows: 3." in fault(write(labels=with_value(labels_N() * 1.0, [3], 0.5)))
+    assert "labels hold fractions, in 1 of 30 rows: 3." in fault(write(labels=with_value(some_labels() * 1.0, [3], 0.5)))
 
 
 def test_f17_labels_with_nan_are_named_by_row(write):
-    assert "labels hold NaN or Inf, in 1 of 30 rows: 3." in fault(write(labels=with_value(labels_N() * 1.0, [3], np.nan)))
+    assert "labels hold NaN or Inf, in 1 of 30 rows: 3." in fault(write(labels=with_value(some_labels() * 1.0, [3], np.nan)))
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, 255.0])
@@ -249,7 +249,7 @@ def test_f17_images_of_another_type_are_refused(write, dtype):
     assert f"images are {np.dtype(dtype)}. Store them as uint8, or as floats from 0 to 1." in message
 
 
-@pytest.mark.parametrize("labels", [np.eye(3)[labels_N()], np.array(list("abc"))[labels_N()], labels_N() > 1])
+@pytest.mark.parametrize("labels", [np.eye(3)[some_labels()], np.array(list("abc"))[some_labels()], some_labels() > 1])
 def test_f17_labels_that_are_no_column_of_indices_are_refused(write, labels):
     assert "labels must be one column of class indices" in fault(write(labels=labels))
 
@@ -267,7 +267,7 @@ def test_f17_a_single_value_in_the_place_of_a_column_is_refused(write, name):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("shape", [(0, H, W), (N, 0, W)])
 def test_f17_images_without_pixels_are_refused(write, shape, dtype):
-    assert "images" in fault(write(images=np.zeros(shape, dtype), labels=labels_N()[: shape[0]]))
+    assert "images" in fault(write(images=np.zeros(shape, dtype), labels=some_labels()[: shape[0]]))
 
 
 @pytest.mark.parametrize("missing", ["images", "labels"])
@@ -297,7 +297,7 @@ def test_f17_a_single_array_file_is_refused(tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "overwritten", "checksum"])
 def test_f17_a_damaged_npz_is_refused(tmp_path, damage):
     path = tmp_path / "mine.npz"
-    np.savez_compressed(path, images=some_bytes(N, H, W) // 32, labels=labels_N())
+    np.savez_compressed(path, images=some_bytes(N, H, W) // 32, labels=some_labels())
     whole = path.read_bytes()
     with zipfile.ZipFile(path) as file:
         checksum = file.infolist()[0].CRC.to_bytes(4, "little")

@@ -28,12 +28,12 @@ class Arrays(DataModule):
         return Source(ArrayDataset(images, labels), labels, names, rows)
 
 
-def bytes_NCHW(N=40, C=2, H=6, W=9):
+def some_bytes(N=40, C=2, H=6, W=9):
     return np.random.default_rng(0).integers(0, 256, (N, C, H, W), dtype=np.uint8)
 
 
 def data_of(N=40, C=2, H=6, W=9, rows=None, **kwargs):
-    return Arrays(bytes_NCHW(N, C, H, W), np.arange(N) % 4, rows, **kwargs)
+    return Arrays(some_bytes(N, C, H, W), np.arange(N) % 4, rows, **kwargs)
 
 
 class Recorder(LightningModule):
@@ -112,7 +112,7 @@ def test_a_dataset_of_single_samples_is_batched_as_usual():
             source = super().load()
             return Source(OneByOne(*self.given[:2]), source.labels_N, source.class_names)
 
-    data = Data(bytes_NCHW(), np.arange(40) % 4)
+    data = Data(some_bytes(), np.arange(40) % 4)
     image_BCHW, label_B = next(iter(data.test_dataloader()))
     np.testing.assert_array_equal(image_BCHW.numpy(), data.given[0][data.rows["test"]])
     assert label_B.tolist() == data.given[1][data.rows["test"]].tolist()
@@ -158,7 +158,7 @@ def test_an_empty_split_that_is_needed_is_an_error_with_advice(split, advice):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_mean_and_std_are_numpys_over_the_training_split_only(dtype, channels):
-    images = bytes_NCHW(700, channels)
+    images = some_bytes(700, channels)
     data = Arrays(images if dtype == np.uint8 else (images / 255).astype(dtype), np.arange(700) % 4)
     data.given[0][data.rows["test"]] = 1  # must not count
     pixels_NCHW = images[data.rows["train"]] / 255
@@ -176,7 +176,7 @@ def test_statistics_count_every_training_image_even_a_last_batch_of_one():
 
 
 def test_a_constant_channel_has_std_one():
-    images = bytes_NCHW()
+    images = some_bytes()
     images[:, 1] = 200
     data = Arrays(images, np.arange(40) % 4)
     assert data.std[0] == pytest.approx(images[data.rows["train"], 0].std() / 255, abs=1e-6)
@@ -195,7 +195,7 @@ def test_class_names_and_sample_labels_follow_the_source():
 
 def test_one_class_is_not_enough():
     with pytest.raises(LitGuideError, match="1 class: a classifier needs at least two"):
-        _ = Arrays(bytes_NCHW(), np.zeros(40, dtype=np.int64)).class_names
+        _ = Arrays(some_bytes(), np.zeros(40, dtype=np.int64)).class_names
 
 
 def test_source_is_loaded_once():
@@ -206,7 +206,7 @@ def test_source_is_loaded_once():
             Counting.loads += 1
             return super().load()
 
-    data = Counting(bytes_NCHW(), np.arange(40) % 4)
+    data = Counting(some_bytes(), np.arange(40) % 4)
     _ = data.mean, data.rows, data.input_shape, data.class_names, list(data.train_dataloader())
     assert Counting.loads == 1
 

@@ -24,8 +24,8 @@ def photos():
         yield {name: (folder / name, pixels) for name, pixels in zip(names, sample.images, strict=True)}
 
 
-@pytest.fixture
-def rgb_HWC():
+@pytest.fixture(name="rgb_HWC")
+def small_picture():
     return np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
@@ -34,7 +34,7 @@ def saved(tmp_path, image, name="image.png", **options):
     return tmp_path / name
 
 
-def as_HWC(image_CHW):
+def as_array(image_CHW):
     assert image_CHW.dtype == torch.uint8
     return image_CHW.permute(1, 2, 0).numpy()
 
@@ -45,15 +45,15 @@ def as_HWC(image_CHW):
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
 def test_photos_are_decoded_as_scikit_learn_does(photos, name):
     path, pixels_HWC = photos[name]
-    np.testing.assert_array_equal(as_HWC(decode(path, "RGB")), pixels_HWC)
+    np.testing.assert_array_equal(as_array(decode(path, "RGB")), pixels_HWC)
     grey_HW = pixels_HWC @ LUMA
-    assert np.abs(as_HWC(decode(path, "L"))[:, :, 0] - grey_HW).max() <= 1
+    assert np.abs(as_array(decode(path, "L"))[:, :, 0] - grey_HW).max() <= 1
 
 
 def test_rgb_stays_exact_and_gets_an_opaque_fourth_channel(tmp_path, rgb_HWC):
     path = saved(tmp_path, Image.fromarray(rgb_HWC))
-    np.testing.assert_array_equal(as_HWC(decode(path, "RGB")), rgb_HWC)
-    rgba_HWC = as_HWC(decode(path, "RGBA"))
+    np.testing.assert_array_equal(as_array(decode(path, "RGB")), rgb_HWC)
+    rgba_HWC = as_array(decode(path, "RGBA"))
     np.testing.assert_array_equal(rgba_HWC[:, :, :3], rgb_HWC)
     assert (rgba_HWC[:, :, 3] == 255).all()
 
@@ -69,8 +69,8 @@ def test_grey_is_repeated_in_every_colour(tmp_path, rgb_HWC):
 def test_alpha_is_dropped_for_colour_and_kept_for_four_channels(tmp_path, rgb_HWC):
     rgba_HWC = np.dstack([rgb_HWC, np.full((5, 7), 200, dtype=np.uint8)])
     path = saved(tmp_path, Image.fromarray(rgba_HWC))
-    np.testing.assert_array_equal(as_HWC(decode(path, "RGB")), rgb_HWC)
-    np.testing.assert_array_equal(as_HWC(decode(path, "RGBA")), rgba_HWC)
+    np.testing.assert_array_equal(as_array(decode(path, "RGB")), rgb_HWC)
+    np.testing.assert_array_equal(as_array(decode(path, "RGBA")), rgba_HWC)
 
 
 def test_palette_indices_become_their_colours(tmp_path):
@@ -78,13 +78,13 @@ def test_palette_indices_become_their_colours(tmp_path):
     image.putpalette([255, 0, 0, 0, 255, 0, 10, 20, 30])
     image.putdata([2, 0, 1])
     path = saved(tmp_path, image)
-    assert as_HWC(decode(path, "RGB")).tolist() == [[[10, 20, 30], [255, 0, 0], [0, 255, 0]]]
+    assert as_array(decode(path, "RGB")).tolist() == [[[10, 20, 30], [255, 0, 0], [0, 255, 0]]]
 
 
 def test_cmyk_becomes_rgb(tmp_path):
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
     path = saved(tmp_path, image, "image.jpg", quality=100)
-    rgb_HWC = as_HWC(decode(path, "RGB"))
+    rgb_HWC = as_array(decode(path, "RGB"))
     assert rgb_HWC.shape == (16, 16, 3)
     assert np.abs(rgb_HWC.astype(int) - [255, 0, 0]).max() <= 2
 
@@ -94,7 +94,7 @@ def test_one_bit_is_black_and_white(tmp_path):
     image.putdata([0, 255, 0])
     path = saved(tmp_path, image)
     assert decode(path, "L").tolist() == [[[0, 255, 0]]]
-    assert as_HWC(decode(path, "RGB")).tolist() == [[[0] * 3, [255] * 3, [0] * 3]]
+    assert as_array(decode(path, "RGB")).tolist() == [[[0] * 3, [255] * 3, [0] * 3]]
 
 
 @pytest.mark.parametrize("name", ["image.png", "image.tif"])
@@ -124,7 +124,7 @@ def test_exif_orientation_is_applied(tmp_path, rgb_HWC, orientation, upright):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = saved(tmp_path, Image.fromarray(rgb_HWC), exif=exif)
-    np.testing.assert_array_equal(as_HWC(decode(path, "RGB")), upright(rgb_HWC))
+    np.testing.assert_array_equal(as_array(decode(path, "RGB")), upright(rgb_HWC))
 
 
 # --- ImageFiles
@@ -146,7 +146,7 @@ def test_images_are_squeezed_to_the_models_shape(photos, channels, mode):
 
 def test_an_image_of_the_models_size_is_not_changed(tmp_path, rgb_HWC):
     path = saved(tmp_path, Image.fromarray(rgb_HWC))
-    np.testing.assert_array_equal(as_HWC(ImageFiles([path], (3, 5, 7))[0][0]), rgb_HWC)
+    np.testing.assert_array_equal(as_array(ImageFiles([path], (3, 5, 7))[0][0]), rgb_HWC)
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "truncated", "folder", "gone"])
@@ -222,7 +222,12 @@ def test_missing_paths_and_folders_without_images_are_told_with_the_reason(album
 
 def to_predict(paths, **kwargs):
     return ImagesToPredict(
-        [str(path) for path in paths], ["cat", "dog"], input_shape=[3, 12, 16], mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0], **kwargs
+        [str(path) for path in paths],
+        ["cat", "dog"],
+        input_shape=[3, 12, 16],
+        mean=[0.1, 0.2, 0.3],
+        std=[1.0, 2.0, 3.0],
+        **kwargs,
     )
 
 

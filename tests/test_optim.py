@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lit_guide.schedules import WarmupCosine
+from lit_guide.optim import WarmupCosine
 
 
 def an_optimizer(lr=0.2):

@@ -1,0 +1,117 @@
+"""Optimizers and learning rate schedules: as plain values and back, over a resume, and `WarmupCosine`."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from lit_guide.errors import ConfigError
+
+# What jsonargparse builds from `--model.optimizer SGD --model.optimizer.lr 0.1`, and a functools.partial in Python.
+OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
+
+
+class WarmupCosine(LambdaLR):
+    """Linear warm-up, then half a cosine down to zero at the last step (Loshchilov & Hutter, arXiv:1608.03983, no restarts).
+
+    Args:
+        optimizer: its learning rate is the peak.
+        warmup: share of all steps spent warming up.
+        total_steps: optimizer steps of the whole run; `LitClassifier` fills it in.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup: float = 0.05, total_steps: int | None = None) -> None:
+        if total_steps is None or total_steps < 1:
+            raise ValueError(f"WarmupCosine needs the run's number of steps, got total_steps={total_steps}")
+        rising = max(1, round(warmup * total_steps))
+        falling = max(1, total_steps - rising)
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / falling)))
+
+        super().__init__(optimizer, factor)
+
+
+def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any]) -> None:
+    """Let optimizer and scheduler settings given now win over the ones in a checkpoint's optimizer state.
+
+    A kept schedule goes on from where it was, scaled to the new learning rate; without it the rate is the one given.
+    Another class of optimizer or scheduler starts with a state of its own.
+
+    Args:
+        checkpoint: Lightning's checkpoint, changed in place before the trainer restores from it.
+        now: the hyperparameters of the model that will go on.
+    """
+    saved = checkpoint["hyper_parameters"]
+    if saved["optimizer"]["name"] != now["optimizer"]["name"]:
+        checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
+        return
+    if saved["scheduler"] != now["scheduler"]:
+        checkpoint["lr_schedulers"] = []
+    changed = {key: value for key, value in now["optimizer"].items() if saved["optimizer"].get(key) != value}
+    before = from_plain(saved["optimizer"], Optimizer)(some_parameters()).defaults["lr"]
+    after = changed.get("lr", before)
+    scale = after / before if before else 1.0
+    for state in checkpoint["optimizer_states"]:
+        for group in state["param_groups"]:
+            lr = group["lr"] * scale if checkpoint["lr_schedulers"] else after
+            group.update({**changed, "lr": lr})
+            if "initial_lr" in group:
+                group["initial_lr"] = after
+    for state in checkpoint["lr_schedulers"]:
+        for key in {"base_lrs", "_last_lr"} & set(state):
+            state[key] = [lr * scale for lr in state[key]]
+
+
+def some_parameters() -> list[Parameter]:
+    """Parameters to build an optimizer for, only to look at it."""
+    return [Parameter(torch.zeros(2, 2))]
+
+
+def to_plain(factory: Callable[..., Any], argument: Any) -> dict[str, Any]:
+    """The class that a factory builds, by name, and its keyword arguments: strings, numbers and lists only."""
+    try:
+        built = factory(argument)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.optimizer or model.scheduler can't be built: {error}") from None
+    keywords = factory.keywords if isinstance(factory, partial) else {}
+    return {"name": type(built).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in keywords.items()}}
+
+
+def from_plain(factory: Any, base: type) -> Any:
+    """A factory from what `to_plain` made of it; nothing is imported: the class must exist already."""
+    if not isinstance(factory, Mapping):
+        return factory
+    name, keywords = factory["name"], {k: v for k, v in factory.items() if k != "name"}
+    classes = [cls for cls in subclasses(base) if cls.__name__ == name]
+    if not classes:
+        raise ConfigError(f"There is no {base.__name__} called {name!r}: import the module that defines it first.")
+    return partial(classes[0], **keywords)
+
+
+def subclasses(base: type) -> list[type]:
+    """Every imported class below `base`."""
+    found: list[type] = []
+    direct: type
+    for direct in base.__subclasses__():
+        found += [direct, *subclasses(direct)]
+    return found
+
+
+def wants_total_steps(factory: Callable[..., Any]) -> bool:
+    """Whether a scheduler takes the run's number of steps and has not been given it."""
+    keywords = factory.keywords if isinstance(factory, partial) else {}
+    if "total_steps" in keywords:
+        return keywords["total_steps"] is None
+    return "total_steps" in inspect.signature(factory).parameters

@@ -1,0 +1,77 @@
+"""What only real processes show: two DDP ranks over gloo, signals, and the console script."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+COMMAND = [sys.executable, "-m", "lit_guide"]
+DIGITS = ["--config", "configs/digits.yaml", "--accelerator", "cpu"]
+NO_EXPORT = [f"--export.{name}.enabled=false" for name in ("onnx", "torchscript", "pt2")]
+
+pytestmark = pytest.mark.slow
+
+
+def lit_guide(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *args], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def losses(run_dir: Path) -> list[float]:
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the gloo build for Windows needs a network name that CI lacks")
+def test_two_ddp_ranks_train_together_and_leave_one_run(tmp_path: Path) -> None:
+    ddp = ["--config", "configs/device/ddp.yaml", "--accelerator", "cpu", "--devices", "2", "--trainer.max_epochs", "3"]
+    done = lit_guide("fit", *DIGITS, *ddp, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run_dir,) = (tmp_path / "runs" / "digits").iterdir()
+    falling = losses(run_dir)
+    assert len(falling) == 3
+    assert falling[2] < 0.7 * falling[0] < 10
+    results = json.loads((run_dir / "results.json").read_text())
+    assert results["device"]["devices"] == 2
+    assert results["steps"] == 3 * 10  # 1168 images in batches of 64 on two ranks
+    assert len(results["exports"]) == 3
+    # Lightning fills the test split up to an even count for two ranks: 359 images are counted as 360.
+    assert sum(map(sum, results["test"]["confusion_matrix"])) == 360
+    again = lit_guide("fit", "--run", str(run_dir), "--trainer.max_epochs", "4", *NO_EXPORT, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(losses(run_dir)) == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no POSIX signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_saves_and_ends_with_its_exit_code(tmp_path: Path, name: str, code: int) -> None:
+    args = [*COMMAND, "fit", *DIGITS, "--trainer.max_epochs", "1000", "--run_dir", "run", *NO_EXPORT]
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        args, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=unbuffered
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 3"):
+                process.send_signal(getattr(signal, name))
+                break
+        rest = process.stdout.read()
+    assert process.returncode == code
+    assert "Traceback" not in rest
+    assert "lit-guide fit --run" in rest
+    step = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert step >= 3 * 19
+    done = lit_guide("fit", "--run", "run", "--trainer.max_steps", str(step + 5), *NO_EXPORT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_message_on_the_screen_is_not_a_traceback(tmp_path: Path) -> None:
+    done = lit_guide("fit", *DIGITS, "--trainer.max_epoch", "2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "lit-guide: There is no flag or key 'trainer.max_epoch'. Did you mean trainer.max_epochs?\n"
+    assert list(tmp_path.iterdir()) == []
