@@ -9,7 +9,6 @@ best checkpoint; importing and parsing come before. The wall time of the whole p
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,16 +19,10 @@ from typing import Any
 import record
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits.yaml"
-SEEDS = range(5)
+SEEDS = 5
 CORES = 2
 ACCURACY = 0.985
 SECONDS = 30.0
-
-
-def children_seconds() -> float:
-    """CPU seconds of the subprocesses that have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def train(seed: int, options: list[str]) -> dict[str, Any]:
@@ -37,7 +30,7 @@ def train(seed: int, options: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         command = [sys.executable, "-m", "lit_guide", "fit", "--config", str(CONFIG), "--seed_everything", str(seed)]
-        busy, own, started = record.busy_seconds(), children_seconds(), time.perf_counter()
+        started = time.perf_counter()
         done = subprocess.run([*command, "--run_dir", str(run_dir), *options], cwd=folder, capture_output=True, text=True)
         wall = time.perf_counter() - started
         if done.returncode:
@@ -51,7 +44,6 @@ def train(seed: int, options: list[str]) -> dict[str, Any]:
         "seconds": results["seconds"],
         "wall_seconds": round(wall, 2),
         "images_per_second": results["images_per_second"],
-        "others": record.share_of_others(busy, children_seconds() - own, wall),
     }
 
 
@@ -60,20 +52,17 @@ def main() -> int:
     quick = given.quick
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    runs = []
-    for seed in SEEDS[:1] if quick else SEEDS:
-        if not quick:
-            record.wait_for_quiet(given.wait)
-        runs.append(train(seed, ["--trainer.max_epochs", "2"] if quick else []))
-        print(runs[-1], flush=True)
-    columns = ("test_accuracy", "seconds", "wall_seconds", "images_per_second")
-    medians = {name: round(statistics.median(run[name] for run in runs), 4) for name in columns}
-    print(f"medians: {medians}")
+    options = ["--trainer.max_epochs", "2"] if quick else []
+    runs = record.repeat(1 if quick else SEEDS, lambda seed: train(seed, options), None if quick else given.wait)
+    counted = record.undisturbed(runs)
+    middle = record.medians(runs)
+    print(f"medians: {middle}")
+    lowest, longest = min(run["test_accuracy"] for run in counted), max(run["seconds"] for run in counted)
     claims = [
-        record.claim("lowest test accuracy of five seeds", min(run["test_accuracy"] for run in runs), ACCURACY, at_most=False),
-        record.claim("longest of five runs, in seconds", max(run["seconds"] for run in runs), SECONDS),
+        record.claim(f"lowest test accuracy of {SEEDS} seeds", lowest, ACCURACY, len(counted), at_most=False),
+        record.claim(f"longest of {SEEDS} runs, in seconds", longest, SECONDS, len(counted)),
     ]
-    return record.finish("digits_accuracy", claims, runs, medians, {"config": "configs/digits.yaml"}, quick)
+    return record.finish("digits_accuracy", claims, runs, middle, {"config": "configs/digits.yaml"}, quick)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ import argparse
 import datetime
 import json
 import logging
+import multiprocessing
 import os
 import platform
+import statistics
+import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "lightning", "torchvision", "lit-guide")
 START, END = "<!-- records: start -->", "<!-- records: end -->"
-QUIET = 0.05  # share of the machine that others may use when a repetition starts
+QUIET = 0.05  # share of the machine that others may use before and during a repetition
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
@@ -53,42 +56,85 @@ def busy_seconds() -> float | None:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def share_of_others(before: float | None, own: float, wall: float) -> float | None:
-    """Share of the machine that other processes used since `busy_seconds()` gave `before`.
+def own_seconds() -> float:
+    """CPU seconds of this process, of subprocesses that have ended, and of loader workers that have not."""
+    times, ticks = os.times(), 0
+    for worker in multiprocessing.active_children():
+        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    live = ticks / os.sysconf("SC_CLK_TCK") if ticks else 0.0
+    return time.process_time() + times.children_user + times.children_system + live
+
+
+def share_of_others(measure: Callable[[], Any]) -> tuple[Any, float | None]:
+    """Call something; what it returns, and the share of the machine that other processes used meanwhile (None: unknown)."""
+    busy, own, started = busy_seconds(), own_seconds(), time.perf_counter()
+    result = measure()
+    wall, now = time.perf_counter() - started, busy_seconds()
+    if busy is None or now is None:
+        return result, None
+    others = now - busy - (own_seconds() - own)
+    return result, round(max(0.0, others) / (wall * (os.cpu_count() or 1)), 3)
+
+
+def repeat(count: int, measure: Callable[[int], dict[str, Any]], wait: float | None) -> list[dict[str, Any]]:
+    """Measure until `count` repetitions are undisturbed: others used 5% of the machine at most.
+
+    A disturbed repetition is made again; it stays in the list, marked, and counts in no median.
 
     Args:
-        before: the earlier reading.
-        own: CPU seconds of this process and its children since then.
-        wall: seconds since then.
+        count: undisturbed repetitions to reach; three times as many are tried.
+        measure: given the number of the repetition, its figures.
+        wait: seconds to wait for a quiet machine before each; None in a smoke test: `count` repetitions, disturbed or not.
+
+    Raises:
+        SystemExit: the machine was too busy.
     """
-    now = busy_seconds()
-    if before is None or now is None:
-        return None
-    return round(max(0.0, now - before - own) / (wall * (os.cpu_count() or 1)), 3)
+    found: list[dict[str, Any]] = []
+    while (done := len(undisturbed(found))) < count:
+        if len(found) == 3 * count:
+            raise SystemExit(f"Others used this machine: {done} of {len(found)} repetitions were undisturbed. No record.")
+        if wait is not None:
+            wait_for_quiet(wait)
+        figures, others = share_of_others(lambda index=done: measure(index))
+        found.append(figures | {"others": others, "disturbed": wait is not None and others is not None and others > QUIET})
+        print(found[-1], file=sys.stderr, flush=True)
+    return found
 
 
-def wait_for_quiet(limit_s: float) -> float | None:
-    """Sleep until others leave the machine alone, `limit_s` at most; returns the share that they used in the last second."""
+def undisturbed(repetitions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The repetitions that count."""
+    return [item for item in repetitions if not item["disturbed"]]
+
+
+def medians(repetitions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The median of every figure over the undisturbed repetitions."""
+    counted = undisturbed(repetitions)
+    names = [name for name, value in counted[0].items() if isinstance(value, float) and name != "others"]
+    return {name: round(statistics.median(item[name] for item in counted), 5) for name in names}
+
+
+def wait_for_quiet(limit_s: float) -> None:
+    """Sleep until others leave the machine alone for a second; `limit_s` at most."""
     end = time.monotonic() + limit_s
-    while True:
-        before, started = busy_seconds(), time.monotonic()
-        time.sleep(1.0)
-        share = share_of_others(before, 0.0, time.monotonic() - started)
-        if share is None or share <= QUIET or time.monotonic() >= end:
-            return share
+    while time.monotonic() < end:
+        _, others = share_of_others(lambda: time.sleep(1.0))
+        if others is None or others <= QUIET:
+            return
 
 
-def claim(text: str, figure: float, limit: float, at_most: bool = True) -> dict[str, Any]:
+def claim(text: str, figure: float, limit: float, n: int, at_most: bool = True) -> dict[str, Any]:
     """A claim, its figure and whether it held.
 
     Args:
         text: what is measured.
         figure: what came out.
         limit: what it is held against.
+        n: repetitions behind the figure.
         at_most: whether the limit is an upper one.
     """
     held = figure <= limit if at_most else figure >= limit
-    return {"text": text, "figure": round(figure, 4), "limit": f"{'<=' if at_most else '>='} {limit:g}", "held": held}
+    return {"text": text, "figure": round(figure, 4), "limit": f"{'<=' if at_most else '>='} {limit:g}", "n": n, "held": held}
 
 
 def environment() -> dict[str, Any]:
@@ -106,24 +152,32 @@ def finish(
     name: str,
     claims: Sequence[Mapping[str, Any]],
     repetitions: Sequence[Mapping[str, Any]],
-    medians: Mapping[str, Any],
+    middle: Mapping[str, Any],
     settings: Mapping[str, Any],
     quick: bool,
 ) -> int:
     """Print the claims and, unless `quick`, write the record and the table of README.md.
+
+    Args:
+        name: of the script.
+        claims: from `claim`.
+        repetitions: from `repeat`.
+        middle: medians.
+        settings: what else was fixed.
+        quick: a smoke test.
 
     Returns:
         The exit code: 0 every claim held (or `quick`), 1 one did not.
     """
     for item in claims:
         verdict = "not judged (quick)" if quick else "held" if item["held"] else "DID NOT HOLD"
-        print(f"{item['text']}: {item['figure']:g} (claim {item['limit']}, n = {item.get('n', len(repetitions))}): {verdict}")
+        print(f"{item['text']}: {item['figure']:g} (claim {item['limit']}, n = {item['n']}): {verdict}")
     if quick:
         return 0
     content = {
         "script": f"benchmarks/{name}.py",
         "claims": list(claims),
-        "medians": dict(medians),
+        "medians": dict(middle),
         "settings": dict(settings),
         "environment": environment(),
         "repetitions": list(repetitions),
@@ -142,9 +196,8 @@ def refresh_readme() -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
         where = content["environment"]
         for item in content["claims"]:
-            count = item.get("n", len(content["repetitions"]))
             verdict = "held" if item["held"] else "**did not hold**"
-            figure = f"{item['figure']:g}, {verdict} (n = {count}, {where['date']}, {where['cores']} cores of {where['cpu']})"
+            figure = f"{item['figure']:g}, {verdict} (n = {item['n']}, {where['date']}, {where['cores']} cores of {where['cpu']})"
             name = path.stem
             lines.append(f"| `{name}.py` | {item['text']}: {item['limit']} | {figure} | `python benchmarks/{name}.py` |")
     readme = HERE / "README.md"

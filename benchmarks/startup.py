@@ -8,7 +8,6 @@ through `parser_kwargs`, nothing more.
 """
 
 import shutil
-import statistics
 import subprocess
 import sys
 import sysconfig
@@ -67,31 +66,32 @@ def console_script() -> str:
     return found
 
 
+def pair(index: int, sides: dict[str, list[str]], folder: str) -> dict[str, Any]:
+    """Both flags on both sides; every second pair starts with the other side."""
+    figures: dict[str, Any] = {}
+    for flag in FLAGS:
+        for side in list(sides) if index % 2 else list(reversed(sides)):
+            figures[f"{flag}_{side}_s"] = round(seconds([*sides[side], f"--{flag}"], folder), 4)
+        figures[f"{flag}_ratio"] = round(figures[f"{flag}_ours_s"] / figures[f"{flag}_stock_s"], 5)
+    return figures
+
+
 def main() -> int:
     given = record.arguments(__doc__).parse_args()
     quick = given.quick
-    pairs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "stock.py").write_text(STOCK, encoding="utf-8")
         sides = {"ours": [console_script()], "stock": [sys.executable, "stock.py"]}
-        for flag in FLAGS:  # warm-up: files into the cache
-            for command in sides.values():
-                seconds([*command, f"--{flag}"], folder)
-        for index in range(1 if quick else PAIRS):
-            pair: dict[str, Any] = {"others": None if quick else record.wait_for_quiet(given.wait)}
-            for flag in FLAGS:
-                order = list(sides) if index % 2 else list(reversed(sides))
-                pair |= {f"{flag}_{side}_s": round(seconds([*sides[side], f"--{flag}"], folder), 4) for side in order}
-                pair[f"{flag}_ratio"] = round(pair[f"{flag}_ours_s"] / pair[f"{flag}_stock_s"], 5)
-            pairs.append(pair)
-            print(pair, flush=True)
-    medians = {name: round(statistics.median(pair[name] for pair in pairs), 5) for name in pairs[0] if name != "others"}
-    print(f"medians: {medians}")
+        pair(0, sides, folder)  # warm-up: files into the cache
+        pairs = record.repeat(1 if quick else PAIRS, lambda index: pair(index, sides, folder), None if quick else given.wait)
+    middle = record.medians(pairs)
+    print(f"medians: {middle}")
+    count = len(record.undisturbed(pairs))
     claims = [
-        record.claim(f"time of `lit-guide --{flag}` over that of a stock LightningCLI", medians[f"{flag}_ratio"], LIMIT)
+        record.claim(f"time of `lit-guide --{flag}` over that of a stock LightningCLI", middle[f"{flag}_ratio"], LIMIT, count)
         for flag in FLAGS
     ]
-    return record.finish("startup", claims, pairs, medians, {"pairs": PAIRS}, quick)
+    return record.finish("startup", claims, pairs, middle, {"flags": list(FLAGS)}, quick)
 
 
 if __name__ == "__main__":

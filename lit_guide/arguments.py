@@ -19,7 +19,9 @@ def expand(command: str, args: list[str]) -> tuple[list[str], Path | None]:
         return args, None
     if given in ("last", "best"):
         which = runs.LAST if given == "last" else runs.BEST
-        args += ["--ckpt_path", str(runs.find_run("latest", which) / which)]
+        path = str(runs.find_run(run or "latest", which) / which)
+        args = [f"--ckpt_path={path}" if arg == f"--ckpt_path={given}" else arg for arg in args]
+        args = [path if (before, arg) == ("--ckpt_path", given) else arg for before, arg in pairwise(["", *args])]
     if run is not None:
         which = runs.LAST if command == "fit" else runs.BEST
         found = runs.find_run(run, which)
@@ -74,6 +76,10 @@ def long_form(arg: str) -> str:
 
 def last_value(args: list[str], flag: str) -> str | None:
     """The value of the last `--flag VALUE` or `--flag=VALUE`; None where there is none."""
-    values = [after for arg, after in pairwise(args) if arg == flag]
-    values += [arg.partition("=")[2] for arg in args if arg.startswith(f"{flag}=")]
-    return values[-1] if values else None
+    found: str | None = None
+    for before, arg in pairwise(["", *args]):
+        if before == flag:
+            found = arg
+        elif arg.startswith(f"{flag}="):
+            found = arg.partition("=")[2]
+    return found

@@ -36,7 +36,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} was refused: it is not a checkpoint of plain tensors and values{_in_brackets(reason)}. "
             f"Loading it could run code.{_alternative(path)}"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # unpickling what is no pickle raises anything
         raise LitGuideError(f"{path} can't be read; it is truncated or not a checkpoint{_in_brackets(str(error))}."
                             f"{_alternative(path)}") from None  # fmt: skip
     hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
@@ -56,12 +56,37 @@ def load_classifier(path: str | Path) -> LitClassifier:
         As `read_checkpoint`.
     """
     checkpoint = read_checkpoint(path)
-    model = LitClassifier(**checkpoint["hyper_parameters"])
+    try:
+        model = LitClassifier(**checkpoint["hyper_parameters"])
+    except (TypeError, ValueError) as error:
+        raise LitGuideError(f"{path}: its hyperparameters do not fit LitClassifier: {error}") from None
     try:
         model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise LitGuideError(f"{path}: its weights do not fit the network it names: {error}") from None
     return model.float().eval()
+
+
+def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse to use a checkpoint with other classes, another network or another input size.
+
+    Args:
+        checkpoint: what `read_checkpoint` returned.
+        now: the hyperparameters of the model that is to get its weights.
+        path: the checkpoint's file, for the message.
+
+    Raises:
+        LitGuideError: other classes; with both lists.
+        ConfigError: another network or input size.
+    """
+    check_classes(checkpoint, now["class_names"], path)
+    saved = checkpoint["hyper_parameters"]
+    for key in ("network", "network_args", "input_shape"):
+        if saved.get(key) != now[key]:
+            raise ConfigError(
+                f"{path} was trained with {key} {saved.get(key)}, but {now[key]} is given. "
+                f"Take {'data.image_size' if key == 'input_shape' else f'model.{key}'} back, or train anew."
+            )
 
 
 def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], path: str | Path) -> None:
@@ -80,7 +105,8 @@ def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], pat
 
 def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
     """What makes these hyperparameters unfit to be passed to `LitClassifier`; empty where nothing does."""
-    known = inspect.signature(LitClassifier.__init__).parameters
+    # `weights` is no key of a checkpoint of ours: it would start a download.
+    known = set(inspect.signature(LitClassifier.__init__).parameters) - {"self", "weights"}
     for key, value in hyper_parameters.items():
         if key not in known:
             return f"its hyperparameters hold {key!r}, which LitClassifier does not take"

@@ -1,19 +1,21 @@
 """What each command does, in which order."""
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from rich.console import Console
 from torch import Tensor
 
 from lit_guide import runs
+from lit_guide.arguments import last_value
+from lit_guide.callbacks.checkpoint import best_checkpoint
 from lit_guide.callbacks.export import EXPORTS
 from lit_guide.callbacks.report import Throughput, environment, print_closing, print_exports, print_metrics
-from lit_guide.checkpoint import check_classes, load_classifier
+from lit_guide.checkpoint import load_classifier
 from lit_guide.data.images import UNREADABLE, ImagesToPredict
 from lit_guide.errors import ConfigError, LitGuideError
 from lit_guide.parser import ClassifierCLI, Parser
@@ -23,25 +25,25 @@ from lit_guide.predictions import print_predictions, write_predictions
 def fit(args: list[str]) -> None:
     """Train, export the best checkpoint, test it, and leave everything in the run directory."""
     cli = ClassifierCLI("fit", args)
-    _check_checkpoint(cli)
+    _report_changes(cli)
     trainer, model, run_dir = cli.trainer, cli.model, cli.run_dir
     if trainer.is_global_zero:
         # Weights and two Adam moments in best, last and the one being written, and three exports; 4 bytes each.
         runs.check_space(run_dir, needed=4 * (3 * 3 + 3) * sum(p.numel() for p in model.parameters()))
         cli.save_config()
-        Console().print(f"Run directory: {run_dir}", soft_wrap=True, highlight=False)
+        print(f"Run directory: {run_dir}")
     started = time.perf_counter()
     try:
         _run(cli, trainer.fit)
     except (KeyboardInterrupt, SIGTERMException):
         if trainer.is_global_zero and (run_dir / runs.LAST).is_file():
-            print(f"Saved {runs.LAST.name}. Go on with: lit-guide fit --run {run_dir}")
+            print(f"Saved {runs.LAST.name}. Go on with: lit-guide fit --run {shlex.quote(str(run_dir))}")
         raise
     if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
         print(f"Nothing was left to train: set --trainer.max_epochs above {trainer.max_epochs} to train on.")
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    if best is None:
-        Console().print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
+    best = best_checkpoint(trainer)
+    if best is None and trainer.is_global_zero:
+        print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
     val: dict[str, Any] = {}
     if cli.validated:
         _run(cli, trainer.validate, ckpt_path=best, verbose=False)
@@ -78,7 +80,6 @@ def test(args: list[str]) -> None:
 def predict(args: list[str]) -> None:
     """Classify images, or the test split, and write predictions.csv and predictions.json."""
     cli = ClassifierCLI("predict", args)
-    _check_checkpoint(cli)
     if cli.trainer.world_size > 1:
         raise ConfigError(f"predict runs in one process, not in {cli.trainer.world_size}: add --devices 1 --strategy auto.")
     batches: list[tuple[Tensor, Tensor]] = _run(cli, cli.trainer.predict, ckpt_path=cli.ckpt_path)
@@ -111,12 +112,15 @@ def export(args: list[str]) -> None:
     parser.add_argument("--run", type=str | None, default=None, help="The run's directory, or latest.")
     parser.add_argument("--ckpt_path", type=str | None, default=None, help="A checkpoint, instead of the run's best one.")
     parser.add_argument("--run_dir", type=str | None, default=None, help="Where export/ goes: the run, if not given.")
-    parser.add_argument("--formats", type=str | None, default=None, help="Some of onnx,torchscript,pt2; all by default.")
+    parser.add_argument(
+        "--formats", type=str | None, default=None, help="Some of onnx,torchscript,pt2; by default the enabled ones."
+    )
     for name, callback in EXPORTS.items():
         parser.add_lightning_class_args(callback, f"export.{name}")
     run_dir = None
-    if "--run" in args or any(arg.startswith("--run=") for arg in args):
-        run_dir = runs.find_run(parser.parse_args(args).run)
+    run = last_value(args, "--run")
+    if run is not None and not {"-h", "--help"} & set(args):
+        run_dir = runs.find_run(run)
         parser.set_defaults(_export_settings(run_dir / "config.yaml", parser))
     config = parser.parse_args(args)
     if config.ckpt_path is not None:
@@ -126,7 +130,9 @@ def export(args: list[str]) -> None:
     else:
         raise ConfigError("export needs a trained model: give --run latest, --run DIR or --ckpt_path FILE.")
     callbacks = parser.instantiate(config).export
-    wanted = [name.strip() for name in config.formats.split(",")] if config.formats else list(EXPORTS)
+    wanted = (
+        [name.strip() for name in config.formats.split(",")] if config.formats else [n for n in EXPORTS if callbacks[n].enabled]
+    )
     unknown = [name for name in wanted if name not in EXPORTS]
     if unknown:
         raise ConfigError(f"--formats: there is no format {unknown[0]!r}. Use {', '.join(EXPORTS)}.")
@@ -141,7 +147,7 @@ def export(args: list[str]) -> None:
     runs.check_space(target, needed=4 * 3 * sum(p.numel() for p in model.parameters()))
     entries = [callbacks[name].run(model, target) for name in wanted]
     print_exports(entries)
-    Console().print(f"Written below {target / 'export'}", soft_wrap=True, highlight=False)
+    print(f"Written below {target / 'export'}")
     _raise_for_exports(entries, target)
 
 
@@ -169,14 +175,13 @@ def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
 
 def _evaluate(command: str, section: str, args: list[str]) -> None:
     cli = ClassifierCLI(command, args)
-    _check_checkpoint(cli)
     _run(cli, getattr(cli.trainer, command), verbose=cli.config.verbose)
     if not cli.trainer.is_global_zero:
         return
     metrics = _metrics(cli)
     runs.update_results(cli.run_dir, {**environment(cli.trainer), section: metrics})
     print_metrics(command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
-    Console().print(f"Written to {cli.run_dir / 'results.json'}", soft_wrap=True, highlight=False)
+    print(f"Written to {cli.run_dir / 'results.json'}")
 
 
 def _metrics(cli: ClassifierCLI) -> dict[str, Any]:
@@ -186,18 +191,10 @@ def _metrics(cli: ClassifierCLI) -> dict[str, Any]:
     return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else {}
 
 
-def _check_checkpoint(cli: ClassifierCLI) -> None:
-    """Refuse a checkpoint that does not fit the data or the network, and say which settings were changed from it."""
-    if cli.checkpoint is None or cli.ckpt_path is None:
-        return
-    saved, now = cli.checkpoint["hyper_parameters"], cli.model.hparams
-    check_classes(cli.checkpoint, now["class_names"], cli.ckpt_path)
-    for key in ("network", "network_args", "input_shape"):
-        if saved.get(key) != now[key]:
-            raise ConfigError(f"{cli.ckpt_path} was trained with {key} {saved.get(key)}, but {now[key]} is given. "
-                              f"Take model.{key} (or data.image_size) back, or train anew.")  # fmt: skip
-    if cli.command == "fit" and cli.trainer.is_global_zero:
-        for name, before, after in _differences(saved, now, "model"):
+def _report_changes(cli: ClassifierCLI) -> None:
+    """Say which settings given now differ from the checkpoint's; they win."""
+    if cli.checkpoint is not None and cli.ckpt_path is not None and cli.trainer.is_global_zero:
+        for name, before, after in _differences(cli.checkpoint["hyper_parameters"], cli.model.hparams, "model"):
             print(f"{name} is {after} as given, in place of {before} in {Path(cli.ckpt_path).name}.")
 
 
@@ -205,6 +202,8 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) 
     found: list[tuple[str, Any, Any]] = []
     for key, before in saved.items():
         after = now.get(key)
+        if key in ("mean", "std"):  # restored with the weights
+            continue
         if isinstance(before, Mapping) and isinstance(after, Mapping) and before.get("name") == after.get("name"):
             found += _differences(before, after, f"{prefix}.{key}")
         elif before != after and not (isinstance(before, float) and isinstance(after, float) and math.isclose(before, after)):
@@ -219,7 +218,7 @@ def _raise_for_exports(exports: Iterable[Mapping[str, Any]], run_dir: Path) -> N
         formats = ",".join(entry["format"] for entry in failed)
         raise LitGuideError(
             f"{len(failed)} export failed:\n{reasons}\nThe checkpoint is safe. "
-            f"Try again with: export --run {run_dir} --formats {formats}"
+            f"Try again with: lit-guide export --run {shlex.quote(str(run_dir))} --formats {formats}"
         )
 
 

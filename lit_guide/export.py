@@ -6,9 +6,13 @@ eager model's logits.
 """
 
 import contextlib
+import copy
 import hashlib
+import io
 import json
+import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,8 +54,12 @@ def export_torchscript(model: LitClassifier, path: Path, method: Literal["trace"
             # torch 2.9 and later announce TorchScript's retirement; users still deploy it, and this is the one place.
             warnings.filterwarnings("ignore", "`torch.jit")
             jit: Any = torch.jit  # untyped
+            warnings.simplefilter("ignore", jit.TracerWarning)  # whether the trace is right is what `parity` finds
             scripted = jit.trace(network, example_BCHW) if method == "trace" else jit.script(network)
-            jit.save(scripted, str(target), _extra_files={METADATA: json.dumps(metadata(model))})
+            # Through memory: torch's own writer ends the process where the disk is full.
+            buffer = io.BytesIO()
+            jit.save(scripted, buffer, _extra_files={METADATA: json.dumps(metadata(model))})
+        target.write_bytes(buffer.getvalue())
 
     def load(target: Path) -> Run:
         with warnings.catch_warnings():
@@ -85,7 +93,10 @@ def export_onnx(
         assert program is not None
         proto = program.model_proto
         onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in metadata(model).items()})
-        onnx.save_model(proto, str(target))
+        written = {entry.domain: entry.version for entry in proto.opset_import}.get("")
+        if written != opset:
+            raise ValueError(f"opset {opset} can't be had for this network, only {written}")
+        target.write_bytes(proto.SerializeToString())
 
     def load(target: Path) -> Run:
         options = onnxruntime.SessionOptions()
@@ -108,7 +119,9 @@ def export_program(model: LitClassifier, path: Path) -> dict[str, Any]:
     def write(network: nn.Module, example_BCHW: Tensor, target: Path) -> None:
         with _quiet():
             program = torch.export.export(network, (example_BCHW,), dynamic_shapes=({0: torch.export.Dim("N")},))
-            torch.export.save(program, str(target), extra_files={METADATA: json.dumps(metadata(model))})
+            buffer = io.BytesIO()
+            torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata(model))})
+        target.write_bytes(buffer.getvalue())
 
     def load(target: Path) -> Run:
         with _quiet():
@@ -136,7 +149,7 @@ def _export(
     """
     # The suffix stays: torch.export.save insists on .pt2.
     partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
-    network = model.network.eval().cpu()
+    network = copy.deepcopy(model.network).eval().cpu()  # the model's own device and mode stay
     # Batch 2: torch.export would take a batch of one for a constant.
     example_BCHW = torch.rand(2, *model.hparams["input_shape"])
     try:
@@ -148,7 +161,10 @@ def _export(
                 raise
             except Exception as error:  # exporters raise whatever they meet; the first line says what they could not do
                 raise LitGuideError(f"the {format} exporter refused the network: {_first_line(error)}") from error
-            difference = parity(network, load(partial), model.hparams["input_shape"])
+            try:
+                difference = parity(network, load(partial), model.hparams["input_shape"])
+            except Exception as error:  # likewise: what a runtime says of a file that it can't load or run
+                raise LitGuideError(f"the {format} file can't be run; not kept: {_first_line(error)}") from error
         if not difference <= TOLERANCE:  # NaN too
             raise LitGuideError(f"the {format} file differs from eager by {difference:.2e}, more than {TOLERANCE:.0e}; not kept")
         content = partial.read_bytes()
@@ -175,7 +191,10 @@ def parity(network: nn.Module, run: Run, input_shape: list[int]) -> float:
     worst = 0.0
     for batch_size in BATCH_SIZES:
         image_BCHW = torch.rand(batch_size, *input_shape, generator=generator)
-        difference = (network(image_BCHW) - run(image_BCHW)).abs().max().item()
+        expected_BK, logits_BK = network(image_BCHW), run(image_BCHW)
+        if logits_BK.shape != expected_BK.shape:  # it might broadcast to a difference of zero
+            return float("inf")
+        difference = (expected_BK - logits_BK).abs().max().item()
         worst = difference if difference != difference else max(worst, difference)
     return worst
 
@@ -183,11 +202,20 @@ def parity(network: nn.Module, run: Run, input_shape: list[int]) -> float:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Leave out what the exporters print and warn of about their own insides."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        nowhere = io.StringIO()  # they print whole graphs
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    while type(error).__name__ == "TorchExportError" and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # torch.onnx wraps what torch.export said
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

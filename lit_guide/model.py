@@ -4,7 +4,6 @@ Shapes: B images a batch, C channels, H x W pixels, K classes.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,9 +27,9 @@ from lit_guide.optim import (
     OptimizerFactory,
     SchedulerFactory,
     carry_over,
+    describe_optimizer,
+    describe_scheduler,
     from_plain,
-    some_parameters,
-    to_plain,
     wants_total_steps,
 )
 
@@ -61,7 +60,6 @@ class LitClassifier(LightningModule):
         ConfigError: an argument that does not fit the others; the message names it.
     """
 
-    train_sums_3: Tensor
     class_weights_K: Tensor | None
 
     def __init__(
@@ -88,8 +86,8 @@ class LitClassifier(LightningModule):
             raise ConfigError(f"model.label_smoothing is {label_smoothing}; it must be from 0 to less than 1.")
         if class_weights is not None and len(class_weights) != K:
             raise ConfigError(f"model.class_weights has {len(class_weights)} values for {K} classes: {', '.join(class_names)}.")
-        self.optimizer_factory = from_plain(optimizer, Optimizer)
-        self.scheduler_factory = None if scheduler is None else from_plain(scheduler, LRScheduler)
+        # Plain values from a checkpoint stay as they are until training needs them: a model to look at or export does not.
+        self.optimizer, self.scheduler = optimizer, scheduler
         self.save_hyperparameters(
             {
                 "class_names": class_names,
@@ -98,8 +96,8 @@ class LitClassifier(LightningModule):
                 "std": std,
                 "network": network,
                 "network_args": network_args or {},
-                "optimizer": to_plain(self.optimizer_factory, some_parameters()),
-                "scheduler": None if scheduler is None else self._describe_scheduler(),
+                "optimizer": describe_optimizer(optimizer),
+                "scheduler": describe_scheduler(scheduler, optimizer),
                 "label_smoothing": label_smoothing,
                 "class_weights": class_weights,
             }
@@ -107,7 +105,8 @@ class LitClassifier(LightningModule):
         self.network = Normalized(build_network(network, C, K, (H, W), weights, network_args), mean, std)
         self.register_buffer("class_weights_K", torch.tensor(class_weights) if class_weights else None, persistent=False)
         # Sums over the epoch of loss, correct images and images: one small tensor costs less a step than a metric object.
-        self.register_buffer("train_sums_3", torch.zeros(3), persistent=False)
+        # No buffer: DDP would overwrite the other ranks' sums with rank 0's before every step.
+        self.train_sums_3 = torch.zeros(3)
         self.val_metrics = classification_metrics(K, "val/")
         self.test_metrics = classification_metrics(K, "test/")
         self.confusion_matrix_KK: Tensor | None = None  # of the last evaluation; rows: true class, columns: predicted
@@ -128,7 +127,8 @@ class LitClassifier(LightningModule):
         with torch.no_grad():
             correct = (logits_BK.argmax(dim=1) == label_B).sum()
             self.train_sums_3 += torch.stack([loss.float() * len(label_B), correct, torch.full_like(correct, len(label_B))])
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # Lightning sets it
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+        if every and (self.global_step + 1) % every == 0:
             self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
@@ -187,27 +187,23 @@ class LitClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if there is one."""
-        optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
+        optimizer = from_plain(self.optimizer, Optimizer)(self.parameters())
+        if self.scheduler is None:
             return optimizer
-        wants_steps = wants_total_steps(self.scheduler_factory)
+        factory = from_plain(self.scheduler, LRScheduler)
+        wants_steps = wants_total_steps(factory)
         steps = {"total_steps": int(self.trainer.estimated_stepping_batches)} if wants_steps else {}
-        scheduler = self.scheduler_factory(optimizer, **steps)
+        scheduler = factory(optimizer, **steps)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "step" if wants_steps else "epoch"}
         if isinstance(scheduler, ReduceLROnPlateau):
-            config["monitor"] = "val/loss"
+            config |= {"monitor": "val/loss", "strict": False}  # not strict: there may be no validation split
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let optimizer settings given now win over the ones in the checkpoint's optimizer state."""
+        saved = checkpoint["hyper_parameters"]
+        self.hparams.update({key: saved[key] for key in ("mean", "std")})  # restored with the weights
         carry_over(checkpoint, self.hparams)
-
-    def _describe_scheduler(self) -> dict[str, Any]:
-        assert self.scheduler_factory is not None
-        steps = {"total_steps": 100} if wants_total_steps(self.scheduler_factory) else {}
-        optimizer = self.optimizer_factory(some_parameters())
-        plain = to_plain(partial(self.scheduler_factory, **steps), optimizer)
-        return {key: value for key, value in plain.items() if key not in steps}
 
 
 def classification_metrics(classes: int, prefix: str) -> MetricCollection:

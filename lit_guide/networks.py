@@ -143,7 +143,9 @@ def _build_torchvision(
         args.setdefault("image_size", input_size[0])  # its position embedding has one entry a patch
     if name in ("googlenet", "inception_v3"):
         # Their auxiliary classifiers return a tuple in training and need 299 pixels: trained without.
+        # `transform_input` re-normalises what is normalised already.
         args.setdefault("init_weights", False)
+        args.setdefault("transform_input", False)
         if weights is None:
             args.setdefault("aux_logits", False)
     try:
@@ -166,21 +168,20 @@ def _build_torchvision(
     if weights:
         _replace_head(network, classes)
     if channels != 3:
-        if getattr(network, "transform_input", False):
-            setattr(network, "transform_input", False)  # noqa: B010  # it re-normalises three channels
-        _replace_first(network, channels)
+        _replace_first(network, channels, pretrained=weights is not None)
     return network
 
 
-def _replace_first(network: nn.Module, channels: int) -> None:
-    """Give the first convolution `channels` inputs; pretrained filters are averaged over theirs."""
+def _replace_first(network: nn.Module, channels: int, pretrained: bool) -> None:
+    """Give the first convolution `channels` inputs; pretrained filters are averaged over their old ones."""
     name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
     geometry: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
     new = nn.Conv2d(channels, old.out_channels, bias=old.bias is not None, **geometry)
-    with torch.no_grad():
-        new.weight.copy_(old.weight.mean(dim=1, keepdim=True).expand_as(new.weight) * old.in_channels / channels)
-        if old.bias is not None and new.bias is not None:
-            new.bias.copy_(old.bias)
+    if pretrained:
+        with torch.no_grad():
+            new.weight.copy_(old.weight.mean(dim=1, keepdim=True).expand_as(new.weight) * old.in_channels / channels)
+            if old.bias is not None and new.bias is not None:
+                new.bias.copy_(old.bias)
     network.set_submodule(name, new)
 
 

@@ -79,6 +79,22 @@ def some_parameters() -> list[Parameter]:
     return [Parameter(torch.zeros(2, 2))]
 
 
+def describe_optimizer(factory: Any) -> dict[str, Any]:
+    """An optimizer factory as plain values: name and arguments; what is plain already stays as it is."""
+    return dict(factory) if isinstance(factory, Mapping) else to_plain(factory, some_parameters())
+
+
+def describe_scheduler(factory: Any, optimizer: Any) -> dict[str, Any] | None:
+    """A scheduler factory as plain values, likewise."""
+    if factory is None:
+        return None
+    if isinstance(factory, Mapping):
+        return dict(factory)
+    steps = {"total_steps": 100} if wants_total_steps(factory) else {}
+    plain = to_plain(partial(factory, **steps), from_plain(optimizer, Optimizer)(some_parameters()))
+    return {key: value for key, value in plain.items() if key not in steps}
+
+
 def to_plain(factory: Callable[..., Any], argument: Any) -> dict[str, Any]:
     """The class that a factory builds, by name, and its keyword arguments: strings, numbers and lists only."""
     try:
@@ -94,10 +110,16 @@ def from_plain(factory: Any, base: type) -> Any:
     if not isinstance(factory, Mapping):
         return factory
     name, keywords = factory["name"], {k: v for k, v in factory.items() if k != "name"}
-    classes = [cls for cls in subclasses(base) if cls.__name__ == name]
-    if not classes:
+    found = find_class(name, base)
+    if found is None:
         raise ConfigError(f"There is no {base.__name__} called {name!r}: import the module that defines it first.")
-    return partial(classes[0], **keywords)
+    return partial(found, **keywords)
+
+
+def find_class(name: str, base: type) -> type | None:
+    """An imported class below `base` by its name, torch's own first (Lightning has a ReduceLROnPlateau too)."""
+    found = [cls for cls in subclasses(base) if cls.__name__ == name]
+    return min(found, key=lambda cls: not cls.__module__.startswith("torch."), default=None)
 
 
 def subclasses(base: type) -> list[type]:

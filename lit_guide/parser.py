@@ -9,7 +9,8 @@ import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
@@ -17,15 +18,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide import __version__, runs
 from lit_guide.arguments import SHORT_FORMS, expand, last_value
+from lit_guide.callbacks.checkpoint import RunCheckpoint
 from lit_guide.callbacks.export import EXPORTS
 from lit_guide.callbacks.progress import ProgressBar
 from lit_guide.callbacks.report import MetricsCSV, Throughput
 from lit_guide.callbacks.summary import Summary
-from lit_guide.checkpoint import read_checkpoint
+from lit_guide.checkpoint import check_fits, read_checkpoint
 from lit_guide.data import DataModule
 from lit_guide.errors import ConfigError, LitGuideError, explain
 from lit_guide.model import LitClassifier
-from lit_guide.optim import subclasses
+from lit_guide.optim import find_class, subclasses
 
 PACKAGE = __name__.split(".")[0]
 # A configuration file may name classes of these modules and of no others (FAULTS F11).
@@ -103,14 +105,21 @@ class ClassifierCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a checkpoint's hyperparameters are defaults under whatever is typed or in a file."""
         self.ckpt_path = last_value(args, "--ckpt_path")
-        if self.ckpt_path is not None and self.command is not None:
+        if self.ckpt_path is not None:
             self.checkpoint = read_checkpoint(self.ckpt_path)
-            parser.set_defaults(_as_defaults(self.checkpoint["hyper_parameters"]))
+            parser.set_defaults(_as_defaults(self.checkpoint["hyper_parameters"], training=self.command == "fit"))
         self.config = parser.parse_args(args)
+        for key in ("ckpt_path", "run"):
+            if self.config.get(key) != last_value(args, f"--{key}"):
+                raise ConfigError(f"{key} stands in a configuration file, but it belongs to one call: give it as --{key}.")
+        if self.continued is not None and self.config.run_dir is not None:
+            raise ConfigError("--run goes on in that run's own directory: leave --run_dir out, or give --ckpt_path FILE instead.")
+        if self.checkpoint is not None:
+            self.config.model.weights = None  # the checkpoint's own weights come in their place; nothing is downloaded
         images = self.config.get("images")
         if images:
             assert self.checkpoint is not None  # expand refused anything else
-            self.config.data = _images_data(images, self.checkpoint["hyper_parameters"], self.config.get("data"))
+            self.config.data = _images_data(images, self.checkpoint["hyper_parameters"], self.config.data)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys beyond trainer, model and data."""
@@ -145,28 +154,36 @@ class ClassifierCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with lit-guide's own callbacks and logger, in the run's directory."""
         fit = self.command == "fit"
+        if self.checkpoint is not None:
+            check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
         if self.continued is not None:
             self.run_dir = self.continued
         elif fit:
             self.run_dir = runs.claim_run_dir(self.config.run_dir, self.config.name)
         else:
             self.run_dir = self._results_dir()
-        self.callbacks: list[Callback] = [ProgressBar(), Throughput()]
+        settings, going_on = self.config.trainer, self.continued is not None
+        self.callbacks: list[Callback] = [Throughput()]
+        if settings.enable_progress_bar is not False:
+            self.callbacks.append(ProgressBar())
+        if fit and settings.enable_model_summary is not False:
+            self.callbacks.append(Summary())
         if fit:
-            self.validated = len(self.datamodule.rows["val"]) > 0 and self.config.trainer.limit_val_batches != 0
-            self.callbacks += [
-                Summary(),
-                LearningRateMonitor("epoch"),
-                _checkpoint(self.run_dir, "best", monitor="val/loss" if self.validated else "train/loss"),
-                _checkpoint(self.run_dir, "last", save_on_exception=True),
-            ]
+            self.callbacks.append(LearningRateMonitor("epoch"))
+            self.validated = len(self.datamodule.rows["val"]) > 0 and settings.limit_val_batches != 0
+        if fit and settings.enable_checkpointing is not False:
+            monitor = "val/loss" if self.validated else "train/loss"
+            self.callbacks.append(RunCheckpoint(self.run_dir, "best", going_on, monitor=monitor))
+            self.callbacks.append(RunCheckpoint(self.run_dir, "last", going_on, save_on_exception=True))
         self.trainer_defaults = {"callbacks": self.callbacks}
         given = self.config_init.trainer.get("logger")
         extra = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
         loggers = [MetricsCSV(self.run_dir), *extra] if fit else False
         try:
-            self._check_devices()
             trainer = super().instantiate_trainer(logger=loggers, default_root_dir=str(self.run_dir), **kwargs)
+            cores = max(2, os.cpu_count() or 1)
+            if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+                raise ConfigError(f"--devices {trainer.num_devices} asks for more CPU processes than cores. {what_is_there()}")
         except (MisconfigurationException, ValueError, RuntimeError, ImportError, ModuleNotFoundError, LitGuideError) as error:
             if fit and self.continued is None:
                 runs.release_run_dir(self.run_dir)
@@ -180,6 +197,9 @@ class ClassifierCLI(LightningCLI):
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
+        path = config.data.init_args.get("path")
+        if path is not None and Path(path).exists():
+            config.data.init_args.path = str(Path(path).absolute())  # found again from any directory
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
@@ -196,12 +216,6 @@ class ClassifierCLI(LightningCLI):
         runs.check_space(path)
         return path
 
-    def _check_devices(self) -> None:
-        trainer = self.config.trainer
-        cores = os.cpu_count() or 1
-        if trainer.accelerator == "cpu" and str(trainer.devices).isdigit() and int(trainer.devices) > max(2, cores):
-            raise ConfigError(f"--devices {trainer.devices} asks for more CPU processes than cores. {what_is_there()}")
-
 
 def what_is_there() -> str:
     """The devices of this machine, in a sentence."""
@@ -210,25 +224,21 @@ def what_is_there() -> str:
     return f"This machine has {os.cpu_count()} CPU cores and {', '.join(gpus + mps) or 'no GPU that torch can use'}."
 
 
-def _checkpoint(run_dir: Path, name: str, **kwargs: Any) -> ModelCheckpoint:
-    """`checkpoints/<name>.ckpt`, always under that name."""
-    return ModelCheckpoint(run_dir / "checkpoints", filename=name, enable_version_counter=False, **kwargs)
-
-
-def _as_defaults(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+def _as_defaults(hyper_parameters: dict[str, Any], training: bool) -> dict[str, Any]:
     """A checkpoint's hyperparameters as defaults of the parser."""
     plain = ("network", "network_args", "label_smoothing", "class_weights")
     defaults = {f"model.{key}": hyper_parameters.get(key) for key in plain}
-    for key in ("optimizer", "scheduler"):
+    for key, base in (("optimizer", Optimizer), ("scheduler", LRScheduler)):
         value = hyper_parameters.get(key)
-        if value is not None:
+        cls = find_class(value["name"], base) if training and value is not None else None
+        if value is not None and cls is not None:
             arguments = {name: v for name, v in value.items() if name != "name"}
-            defaults[f"model.{key}"] = {"class_path": value["name"], "init_args": arguments}
+            defaults[f"model.{key}"] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
     return defaults
 
 
-def _images_data(images: list[str], hyper_parameters: dict[str, Any], data: Namespace | None) -> Namespace:
-    given = data.init_args if data is not None else {}
+def _images_data(images: list[str], hyper_parameters: dict[str, Any], data: Namespace) -> Namespace:
+    given = data.init_args
     init = {key: hyper_parameters[key] for key in ("class_names", "input_shape", "mean", "std")}
     init |= {key: given[key] for key in ("batch_size", "num_workers") if key in given}
     class_path = f"{PACKAGE}.data.images.ImagesToPredict"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lit_guide import runs
@@ -42,9 +43,8 @@ def print_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]], most: in
         table.add_column(heading, overflow="fold")
     for row in rows[:most]:
         top = ", ".join(f"{name} {p:.3f}" for name, p in row["top"])
-        table.add_row(row["file"], row["class"], f"{row['probability']:.3f}", top)
-    console = Console()
-    console.print(table)
+        table.add_row(escape(row["file"]), escape(row["class"]), f"{row['probability']:.3f}", escape(top))
+    Console().print(table)
     if len(rows) > most:
-        console.print(f"... and {len(rows) - most} more.")
-    console.print(f"All are in {run_dir / 'predictions.csv'} and predictions.json", soft_wrap=True, highlight=False)
+        print(f"... and {len(rows) - most} more.")
+    print(f"All are in {run_dir / 'predictions.csv'} and predictions.json")

@@ -38,14 +38,16 @@ def claim_run_dir(run_dir: str | None, name: str) -> Path:
     """
     if RUN_DIR_VARIABLE in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ[RUN_DIR_VARIABLE])
-    if run_dir is None and os.environ.get("WORLD_SIZE", "1") != "1":
+    size = os.environ.get("SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE", "1")
+    if run_dir is None and size != "1":
         raise ConfigError("Under torchrun or SLURM every process must use one directory: give it with --run_dir DIR.")
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if len(Path(name).parts) != 1 or name in (".", ".."):
         raise ConfigError(f"--name {name!r} must be a plain name: it becomes runs/<name>/<timestamp>.")
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     path = Path(run_dir) if run_dir is not None else RUNS / name / stamp
     path = path.absolute()
-    if os.environ.get("RANK", "0") != "0":
+    # The order in which Lightning looks for the rank of a process that somebody else started.
+    if next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), "0") != "0":
         return path
     for attempt in range(1, 100):
         try:
@@ -108,7 +110,7 @@ def find_run(run: str, checkpoint: Path = BEST) -> Path:
         ConfigError: there is no such run, or it has no checkpoint yet.
     """
     if run == "latest":
-        found = [path.parent.parent for path in RUNS.glob(f"*/*/{checkpoint.as_posix()}")]
+        found = [path.parent.parent for path in RUNS.rglob(checkpoint.as_posix())]
         found = [path for path in found if (path / "config.yaml").is_file()]
         if not found:
             raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: fit --config FILE")

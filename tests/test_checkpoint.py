@@ -184,7 +184,9 @@ def test_f06_every_truncated_or_random_file_is_refused_in_one_message(checkpoint
         try:
             read_checkpoint(path)
         except LitGuideError as error:
-            assert str(path) in str(error)
+            if str(path) in str(error):
+                continue
+            escaped.append(f"not named: {error}")
         except Exception as error:
             escaped.append(f"{type(error).__name__}: {error}")
         else:
@@ -371,9 +373,10 @@ def test_f09_the_test_command_refuses_them_too(checkpoint, evil_module, capsys, 
     assert f"{checkpoint} was refused" in capsys.readouterr().err
 
 
-def test_f09_an_optimizer_that_nobody_defined_is_an_error_that_names_it(checkpoint):
+def test_f09_an_optimizer_that_nobody_defined_is_an_error_that_names_it_when_it_is_needed(checkpoint):
+    model = load_classifier(altered(checkpoint, optimizer={"name": "Nope", "lr": 0.1}))
     with pytest.raises(LitGuideError, match="'Nope'"):
-        load_classifier(altered(checkpoint, optimizer={"name": "Nope", "lr": 0.1}))
+        model.configure_optimizers()
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,6 @@ def test_fit_ends_with_tables_and_the_next_commands(run: Run) -> None:
         assert words in outcome.out
     for command in ("predict --run here --images", "test --run here", "export --run here"):
         assert f"lit-guide {command}" in outcome.out
-    assert "Tip" not in outcome.out + outcome.err
 
 
 def test_checkpoint_hyperparameters_are_plain_values(trained: Path) -> None:
@@ -147,7 +146,10 @@ def test_predict_brings_any_image_to_the_model(run: Run, trained: Path) -> None:
     table = rows(Path("out/predictions.csv"))
     assert [Path(row["file"]).as_posix() for row in table] == ["a.png", "folder/b.bmp", "folder/deep/c.png"]
     model = load_classifier(trained / "checkpoints/best.ckpt")
-    probability_BK = model.requires_grad_(False)(torch.from_numpy(digits.dataset.images[:3]).float() / 255).softmax(dim=1)
+    # Pillow's own resize is the oracle; it differs from torchvision's by rounding.
+    small = [np.asarray(Image.open(name).convert("L").resize((8, 8), Image.Resampling.BILINEAR)) for name, *_ in files]
+    image_BCHW = torch.from_numpy(np.stack(small)[:, None]).float() / 255
+    probability_BK = model.requires_grad_(False)(image_BCHW).softmax(dim=1)
     assert [row["class"] for row in table] == [str(int(k)) for k in probability_BK.argmax(dim=1)]
     plain = json.loads(Path("out/predictions.json").read_text())
     assert [len(entry["top"]) for entry in plain] == [3, 3, 3]
@@ -336,3 +338,57 @@ def test_continuing_a_finished_run_says_so_and_keeps_its_figures(run: Run, own_r
     after = json.loads((own_run / "results.json").read_text())
     assert (after["seconds"], after["images_per_second"]) == (before["seconds"], before["images_per_second"])
     assert scores(after, "test") == pytest.approx(scores(before, "test"))
+
+
+def test_continuing_a_moved_run_keeps_its_best_checkpoint(run: Run, own_run: Path) -> None:
+    best = (own_run / "checkpoints/best.ckpt").read_bytes()  # `own_run` is a copy: another path than it was trained in
+    worse = ["--trainer.max_epochs", "3", "--model.optimizer.lr", "50", "--model.scheduler", "null"]
+    outcome = run("fit", "--run", own_run, *worse, *NO_EXPORT)
+    assert outcome.code == 0, outcome.err
+    assert (own_run / "checkpoints/best.ckpt").read_bytes() == best
+
+
+def test_a_users_own_model_checkpoint_changes_nothing_of_ours(run: Run) -> None:
+    own = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.mode=max"]
+    outcome = run("fit", *DIGITS, *FAST, *own, "--trainer.callbacks.dirpath=theirs", "--run_dir", "r", *NO_EXPORT)
+    assert outcome.code == 0, outcome.err
+    scores_ = [float(row["val/loss"]) for row in rows(Path("r/metrics.csv")) if row["val/loss"]]
+    assert json.loads(Path("r/results.json").read_text())["val"]["loss"] == pytest.approx(min(scores_), abs=1e-5)
+
+
+def test_a_run_with_an_ambiguous_scheduler_name_can_be_used_afterwards(run: Run) -> None:
+    args = ["--model.scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau", "--run_dir", "r"]
+    assert run("fit", *DIGITS, *FAST, *args, *NO_EXPORT).code == 0
+    for command in (["test"], ["export", "--formats", "pt2"], ["fit", "--trainer.max_epochs", "3", *NO_EXPORT]):
+        outcome = run(command[0], "--run", "r", *command[1:])
+        assert outcome.code == 0, (command, outcome.err)
+
+
+def test_best_and_last_mean_those_of_the_run_that_is_named(run: Run, own_run: Path, trained: Path) -> None:
+    outcome = run("test", "--run", own_run, "--ckpt_path=last", "--run_dir", "out")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(Path("out/results.json").read_text())["test"]["accuracy"] > 0
+
+
+@pytest.mark.parametrize("key", ["ckpt_path", "run"])
+def test_f07_a_checkpoint_named_in_a_file_is_not_silently_ignored(run: Run, key: str) -> None:
+    Path("c.yaml").write_text(f"{key}: nonexistent\n")
+    outcome = run("fit", *DIGITS, "--config", "c.yaml")
+    assert outcome.code == 2
+    assert f"--{key}" in outcome.err
+
+
+def test_a_refused_checkpoint_leaves_no_directory_behind(run: Run, trained: Path) -> None:
+    args = ["--ckpt_path", trained / "checkpoints/last.ckpt", "--model.network", "resnet18", "--run_dir", "r"]
+    assert run("fit", *DIGITS, *args).code == 2
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize("flag", ["enable_progress_bar", "enable_model_summary", "enable_checkpointing"])
+def test_lightnings_own_switches_work(run: Run, flag: str) -> None:
+    args = [f"--trainer.{flag}", "false", "--trainer.log_every_n_steps", "0", "--trainer.limit_train_batches=1", "--run_dir", "r"]
+    outcome = run("fit", *DIGITS, *FAST, *args, *NO_EXPORT)
+    assert outcome.code == 0, outcome.err
+    assert ("Total FLOPs" in outcome.out) == (flag != "enable_model_summary")
+    assert ("epoch 1" in outcome.out) == (flag != "enable_progress_bar")
+    assert Path("r/checkpoints/best.ckpt").exists() == (flag != "enable_checkpointing")

@@ -32,7 +32,8 @@ def test_exit_codes() -> None:
             "model.optimizer: there is no class 'Sgd'. Did you mean SGD?",
         ),
         (
-            "Parser key \"trainer.max_epochs\":\n  - Expected a <class 'int'>\n  - Expected a <class 'NoneType'>\n  Given value: x",
+            "Parser key \"trainer.max_epochs\":\n  - Expected a <class 'int'>\n  - Expected a <class 'NoneType'>\n"
+            "  Given value: x",
             "trainer.max_epochs is x: expected int, or null.",
         ),
         (

@@ -1,7 +1,11 @@
 import hashlib
 import json
+import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -29,12 +33,21 @@ EXPORTERS = {
     "pt2": (export_program, "model.pt2"),
 }
 every_format = pytest.mark.parametrize("kind", EXPORTERS)
-SLOW = {("resnet18", "onnx"), ("mobilenet_v3_small", "onnx"), ("mobilenet_v3_small", "pt2")}
+FAST = {*(("cnn", kind) for kind in EXPORTERS), ("resnet18", "trace"), ("mobilenet_v3_small", "script")}
 CASES = [
-    pytest.param((network, kind), id=f"{network}-{kind}", marks=[pytest.mark.slow] if (network, kind) in SLOW else [])
+    pytest.param((network, kind), id=f"{network}-{kind}", marks=[] if (network, kind) in FAST else [pytest.mark.slow])
     for network in SHAPES
     for kind in EXPORTERS
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small networks are slower on several threads, above all where other work runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def classifier(network="cnn", classes=CLASSES, network_args=None):
@@ -68,7 +81,9 @@ def eager(model, image_BCHW):
 def load(kind, path, extra_files=None):
     """The file as a user's program would load it, as a function of images."""
     if kind == "onnx":
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda image_BCHW: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image_BCHW.numpy()})[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -85,52 +100,67 @@ def metadata_of(kind, path):
     return json.loads(extra_files["metadata.json"])
 
 
+def attempt(export, *args, **kwargs):
+    """The entry and None, or None and the error."""
+    try:
+        return export(*args, **kwargs), None
+    except LitGuideError as error:
+        return None, error
+
+
 def names_below(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
+@dataclass
+class Exported:
+    kind: str
+    model: LitClassifier
+    path: Path
+    entry: dict
+    run: Callable[[torch.Tensor], torch.Tensor]  # the file, loaded anew
+
+
 @pytest.fixture(scope="module", params=CASES)
 def exported(request, tmp_path_factory):
-    """(kind, model, path, entry) of one network in one format; only to be read."""
+    """One network in one format; only to be read."""
     network, kind = request.param
     export, name = EXPORTERS[kind]
     path = tmp_path_factory.mktemp("exported") / "export" / name
     model = classifier(network)
-    return kind, model, path, export(model, path)
+    entry = export(model, path)
+    return Exported(kind, model, path, entry, load(kind, str(path)))
 
 
 # What is in a file
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7])
-def test_the_file_gives_eagers_logits_at_any_batch_size(exported, batch_size):
-    kind, model, path, _ = exported
-    image_BCHW = images(batch_size, model.hparams["input_shape"])
-    expected_BK = eager(model, image_BCHW)
-    logits_BK = load(kind, str(path))(image_BCHW)
-    assert logits_BK.shape == (batch_size, len(CLASSES))
-    assert logits_BK.dtype == torch.float32
-    torch.testing.assert_close(logits_BK, expected_BK, atol=1e-4, rtol=0)
-    # The figures must be able to differ: large against the tolerance, another answer to another image.
-    assert (expected_BK - eager(model, images(batch_size, model.hparams["input_shape"], seed=2))).abs().max() > 1e-2
+def test_the_file_gives_eagers_logits_at_batch_1_3_and_7(exported):
+    shape = exported.model.hparams["input_shape"]
+    for batch_size in (1, 3, 7):
+        image_BCHW = images(batch_size, shape)
+        expected_BK = eager(exported.model, image_BCHW)
+        logits_BK = exported.run(image_BCHW)
+        assert logits_BK.shape == (batch_size, len(CLASSES))
+        assert logits_BK.dtype == torch.float32
+        torch.testing.assert_close(logits_BK, expected_BK, atol=1e-4, rtol=0)
+        # The figures must be able to differ: large against the tolerance, another answer to another image.
+        assert (expected_BK - eager(exported.model, images(batch_size, shape, seed=2))).abs().max() > 1e-2
 
 
 def test_normalisation_is_inside_the_file(exported):
-    kind, model, path, _ = exported
-    image_BCHW = images(4, model.hparams["input_shape"])
+    model = exported.model
+    image_BCHW = images(3, model.hparams["input_shape"])
     mean_C11, std_C11 = (torch.tensor(model.hparams[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    with torch.no_grad():
-        by_hand_BK = model.network.body((image_BCHW - mean_C11) / std_C11)
-        not_normalised_BK = model.network.body(image_BCHW)
-    logits_BK = load(kind, str(path))(image_BCHW)
+    by_hand_BK = eager(model.network.body, (image_BCHW - mean_C11) / std_C11)
+    logits_BK = exported.run(image_BCHW)
     torch.testing.assert_close(logits_BK, by_hand_BK, atol=1e-4, rtol=0)
-    assert (logits_BK - not_normalised_BK).abs().max() > 1e-2
+    assert (logits_BK - eager(model.network.body, image_BCHW)).abs().max() > 1e-2
 
 
 def test_class_names_sizes_and_version_travel_in_the_file(exported):
-    kind, model, path, _ = exported
-    hparams = model.hparams
-    assert metadata_of(kind, str(path)) == {
+    hparams = exported.model.hparams
+    assert metadata_of(exported.kind, str(exported.path)) == {
         "class_names": CLASSES,
         "input_shape": hparams["input_shape"],
         "input_range": [0.0, 1.0],
@@ -142,7 +172,7 @@ def test_class_names_sizes_and_version_travel_in_the_file(exported):
 
 
 def test_the_entry_describes_the_one_file_there_is(exported):
-    kind, _, path, entry = exported
+    kind, path, entry = exported.kind, exported.path, exported.entry
     content = path.read_bytes()
     assert names_below(path.parent) == [path.name]  # no .data file, nothing partial
     assert entry["format"] == {"trace": "torchscript", "script": "torchscript"}.get(kind, kind)
@@ -153,25 +183,13 @@ def test_the_entry_describes_the_one_file_there_is(exported):
     assert 0 <= entry["max_abs_diff"] <= entry["tolerance"] == 1e-4
     assert entry.get("method") == (kind if kind in ("trace", "script") else None)
     assert json.loads(json.dumps(entry)) == entry
-
-
-def test_the_file_holds_all_weights(exported):
-    _, model, _, entry = exported
-    assert entry["bytes"] > 4 * sum(parameter.numel() for parameter in model.parameters())
-
-
-def test_a_file_moved_elsewhere_still_works(exported, tmp_path):
-    kind, model, path, _ = exported
-    moved = tmp_path / path.name
-    moved.write_bytes(path.read_bytes())
-    image_BCHW = images(2, model.hparams["input_shape"])
-    torch.testing.assert_close(load(kind, str(moved))(image_BCHW), eager(model, image_BCHW), atol=1e-4, rtol=0)
+    assert entry["bytes"] > 4 * sum(parameter.numel() for parameter in exported.model.parameters())  # all weights
 
 
 # ONNX
 
 
-@pytest.mark.parametrize("opset", [18, 20, 21])
+@pytest.mark.parametrize("opset", [18, 20])
 def test_onnx_graph_is_valid_with_the_stated_opset_names_and_a_free_batch(tmp_path, opset):
     path = tmp_path / "model.onnx"
     entry = export_onnx(small(), path, opset=opset)
@@ -201,17 +219,15 @@ def test_onnx_input_and_output_can_be_renamed(tmp_path):
     torch.testing.assert_close(torch.from_numpy(logits_BK), eager(model, image_BCHW), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("opset", [7, 17, 99])
+@pytest.mark.parametrize("opset", [17, 99])
 def test_f27_an_opset_that_can_not_be_had_is_an_error_never_another_one(tmp_path, opset):
     path = tmp_path / "model.onnx"
-    try:
-        entry = export_onnx(small(), path, opset=opset)
-    except LitGuideError as error:
+    entry, error = attempt(export_onnx, small(), path, opset=opset)
+    if error is None:
+        assert {i.domain: i.version for i in onnx.load(str(path)).opset_import} == {"": opset} == {"": entry["opset"]}
+    else:
         assert str(opset) in str(error)
         assert names_below(tmp_path) == []
-    else:
-        versions = {entry.domain: entry.version for entry in onnx.load(str(path)).opset_import}
-        assert versions == {"": opset} == {"": entry["opset"]}
 
 
 def test_f27_a_file_that_onnx_runtime_refuses_is_an_error(tmp_path):
@@ -247,24 +263,37 @@ def test_f27_a_directory_in_the_place_of_the_file_is_an_error_and_kept(tmp_path,
     assert (tmp_path / name).is_dir()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-@every_format
-def test_f27_a_disk_that_is_too_small_is_an_error_and_leaves_the_earlier_file(tmp_path, kind):
-    import resource  # not on Windows
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from lit_guide.errors import LitGuideError
+from lit_guide.export import export_onnx, export_program, export_torchscript
+from lit_guide.model import LitClassifier
 
-    export, name = EXPORTERS[kind]
-    (tmp_path / name).write_text("precious")
-    model = small()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+model = LitClassifier(["a", "b"], [1, 8, 8], [0.5], [0.5], network_args={"widths": [2]})
+targets = {export_torchscript: "model.torchscript.pt", export_onnx: "model.onnx", export_program: "model.pt2"}
+for name in targets.values():
+    Path(name).write_text("precious")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # no file can grow over 1000 bytes
+for export, name in targets.items():
     try:
-        with pytest.raises(LitGuideError) as caught:
-            export(model, tmp_path / name)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "can't be written" in str(caught.value)
-    assert names_below(tmp_path) == [name]
-    assert (tmp_path / name).read_text() == "precious"
+        export(model, Path(name))
+    except LitGuideError as error:
+        print(error.exit_code, error, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_f27_a_full_disk_is_an_error_and_leaves_the_earlier_files(tmp_path):
+    # In a process of its own: a C++ writer that fails may take Python with it.
+    command = [sys.executable, "-W", "ignore", "-c", FULL_DISK]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    names = ["model.torchscript.pt", "model.onnx", "model.pt2"]
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [f"1 {name} can't be written" for name in names]
+    assert names_below(tmp_path) == sorted(names)
+    assert {(tmp_path / name).read_text() for name in names} == {"precious"}
 
 
 # F27: what differs from eager
@@ -310,12 +339,23 @@ class DependsOnTheData(Around):
         return logits_BK
 
 
-class Unexportable(Around):
+class RefusesToBeExported(Around):
     def forward(self, image_BCHW):
-        try:
-            return torch.from_numpy(self.body(image_BCHW).detach().numpy() + 0)
-        except (RuntimeError, TypeError):
-            raise ValueError("first line says why\nsecond line of many") from None
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            raise ValueError("first line says why\nsecond line of many")
+        return self.body(image_BCHW)
+
+
+class HasNoScript(Around):
+    def forward(self, image_BCHW):
+        return (lambda logits_BK: logits_BK)(self.body(image_BCHW))
+
+
+class FailsWhenScripted(Around):
+    def forward(self, image_BCHW):
+        if torch.jit.is_scripting():
+            raise ValueError("it was compiled, and then refuses to run")
+        return self.body(image_BCHW)
 
 
 def with_network(wrapper):
@@ -328,12 +368,7 @@ def with_network(wrapper):
 tracer_warnings = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 
-@tracer_warnings
-@pytest.mark.parametrize(
-    ("wrapper", "difference"), [(AddsWhenExported, "5.00e-01"), (AddsALittleWhenExported, "2.00e-04"), (NotANumber, "nan")]
-)
-@every_format
-def test_f27_a_file_that_differs_from_eager_is_not_kept_and_an_earlier_one_is(tmp_path, kind, wrapper, difference):
+def refuse_and_keep_the_earlier_file(tmp_path, kind, wrapper, difference):
     export, name = EXPORTERS[kind]
     (tmp_path / name).write_text("precious")
     with pytest.raises(LitGuideError, match=f"differs from eager by {difference}") as caught:
@@ -345,18 +380,35 @@ def test_f27_a_file_that_differs_from_eager_is_not_kept_and_an_earlier_one_is(tm
 
 @tracer_warnings
 @every_format
+def test_f27_a_file_that_differs_from_eager_is_not_kept_and_an_earlier_one_is(tmp_path, kind):
+    refuse_and_keep_the_earlier_file(tmp_path, kind, AddsWhenExported, "5.00e-01")
+
+
+@tracer_warnings
+@pytest.mark.parametrize("kind", ["trace", "script"])
+def test_f27_a_difference_of_twice_the_tolerance_is_enough(tmp_path, kind):
+    refuse_and_keep_the_earlier_file(tmp_path, kind, AddsALittleWhenExported, "2.00e-04")
+
+
+@tracer_warnings
+@pytest.mark.parametrize("kind", ["trace", "onnx"])
+def test_f27_logits_that_are_no_numbers_are_not_kept(tmp_path, kind):
+    refuse_and_keep_the_earlier_file(tmp_path, kind, NotANumber, "nan")
+
+
+@tracer_warnings
+@every_format
 def test_f27_a_network_with_a_frozen_batch_is_an_error_or_exported_right(tmp_path, kind):
     model, (export, name) = with_network(KnowsTwoImages), EXPORTERS[kind]
-    try:
-        export(model, tmp_path / name)
-    except LitGuideError as error:
+    _, error = attempt(export, model, tmp_path / name)
+    if error is None:
+        image_BCHW = images(7, [1, 8, 8])
+        torch.testing.assert_close(load(kind, str(tmp_path / name))(image_BCHW), eager(model, image_BCHW), atol=1e-4, rtol=0)
+    else:
+        assert kind != "script"  # a script counts anew each time
         assert error.exit_code == 1
         assert len(str(error).splitlines()) == 1
         assert names_below(tmp_path) == []
-        assert kind != "script"
-    else:
-        image_BCHW = images(7, [1, 8, 8])
-        torch.testing.assert_close(load(kind, str(tmp_path / name))(image_BCHW), eager(model, image_BCHW), atol=1e-4, rtol=0)
 
 
 @tracer_warnings
@@ -387,16 +439,28 @@ def test_f27_control_flow_that_the_exporter_refuses_is_one_message(tmp_path, kin
 
 
 @tracer_warnings
-@pytest.mark.parametrize("kind", ["script", "onnx", "pt2"])
-def test_f27_a_network_that_no_exporter_takes_is_one_message_and_leaves_nothing(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "wrapper"),
+    [("trace", RefusesToBeExported), ("onnx", RefusesToBeExported), ("pt2", RefusesToBeExported), ("script", HasNoScript)],
+)
+def test_f27_a_network_that_the_exporter_refuses_is_one_message_and_leaves_nothing(tmp_path, kind, wrapper):
     export, name = EXPORTERS[kind]
     (tmp_path / name).write_text("precious")
     with pytest.raises(LitGuideError, match="exporter refused the network") as caught:
-        export(with_network(Unexportable), tmp_path / name)
+        export(with_network(wrapper), tmp_path / name)
     assert caught.value.exit_code == 1
     assert len(str(caught.value).splitlines()) == 1
+    assert "\x1b" not in str(caught.value)
     assert names_below(tmp_path) == [name]
     assert (tmp_path / name).read_text() == "precious"
+
+
+def test_f27_a_file_that_can_not_run_is_one_message_and_not_kept(tmp_path):
+    with pytest.raises(LitGuideError) as caught:
+        export_script(with_network(FailsWhenScripted), tmp_path / "model.pt")
+    assert caught.value.exit_code == 1
+    assert len(str(caught.value).splitlines()) == 1
+    assert names_below(tmp_path) == []
 
 
 def test_parity_is_the_largest_difference_of_any_logit_at_any_batch_size():

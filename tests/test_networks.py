@@ -273,7 +273,7 @@ def test_pretrained_googlenet_trains_to_one_output(downloaded):
 def test_replaced_first_filters_are_the_mean_and_keep_geometry_and_bias(channels):
     old = nn.Conv2d(3, 6, (3, 5), stride=2, padding=(1, 2), dilation=(1, 2))
     network = nn.Sequential(nn.Sequential(old), nn.ReLU())
-    networks._replace_first(network, channels)
+    networks._replace_first(network, channels, pretrained=True)
     new = network[0][0]
     assert new.weight.shape == (6, channels, 3, 5)
     for channel in range(channels):

@@ -70,8 +70,37 @@ def test_a_signal_saves_and_ends_with_its_exit_code(tmp_path: Path, name: str, c
     assert done.returncode == 0, done.stderr
 
 
+def test_lightnings_advertising_is_not_shown(tmp_path: Path) -> None:
+    done = lit_guide("fit", *DIGITS, "--config", "configs/debug/one_batch.yaml", *NO_EXPORT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not [words for words in ("Tip", "litlogger", "litmodels", "Warning") if words in done.stdout + done.stderr]
+
+
 def test_a_message_on_the_screen_is_not_a_traceback(tmp_path: Path) -> None:
     done = lit_guide("fit", *DIGITS, "--trainer.max_epoch", "2", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "lit-guide: There is no flag or key 'trainer.max_epoch'. Did you mean trainer.max_epochs?\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="as above")
+def test_training_means_cover_both_ranks(tmp_path: Path) -> None:
+    """With a rate of 0 the two epochs see one model: the mean over two ranks is that of one process."""
+    frozen = [
+        "--model.optimizer.lr",
+        "0",
+        "--data.augment",
+        "false",
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.num_sanity_val_steps",
+        "0",
+    ]
+    frozen += ["--model.network_args.dropout", "0", "--data.batch_size", "1168", "--model.scheduler", "null"]
+    one = lit_guide("fit", *DIGITS, *frozen, "--run_dir", "one", *NO_EXPORT, cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    ddp = ["--devices", "2", "--strategy", "ddp", "--trainer.sync_batchnorm", "false"]
+    two = lit_guide("fit", *DIGITS, *frozen, *ddp, "--run_dir", "two", *NO_EXPORT, cwd=tmp_path)
+    assert two.returncode == 0, two.stderr
+    # BatchNorm sees half of the images on each rank, so the figures agree to a few thousandths, not exactly.
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=5e-3)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
 from lit_guide import runs
+from lit_guide.callbacks.checkpoint import best_checkpoint
 from lit_guide.checkpoint import load_classifier
 from lit_guide.errors import LitGuideError
 from lit_guide.export import export_onnx, export_program, export_torchscript
@@ -46,11 +47,9 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the best checkpoint of this run; nothing where the run saves none (`fast_dev_run`)."""
-        checkpoint = trainer.checkpoint_callback
-        if not self.enabled or not trainer.is_global_zero or not isinstance(checkpoint, ModelCheckpoint):
-            return
-        if checkpoint.best_model_path and Path(checkpoint.best_model_path).is_file():
-            self.run(load_classifier(checkpoint.best_model_path), Path(trainer.default_root_dir))
+        best = best_checkpoint(trainer)
+        if self.enabled and trainer.is_global_zero and best is not None:
+            self.run(load_classifier(best), Path(trainer.default_root_dir))
 
 
 class ExportTorchScript(Export):

@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's RichProgressBar, drawn ten times a second at most.
+    """Lightning's RichProgressBar, brought up to date ten times a second at most.
 
-    Lightning redraws and reads every metric after each batch, which on small networks costs more than the training step
+    Lightning reads every metric after each batch, which on small networks costs more than the training step
     (benchmarks/step_overhead.py). Where the output is no terminal, nothing is drawn and each epoch prints one line.
 
     Args:
@@ -23,6 +23,7 @@ class ProgressBar(RichProgressBar):
         self.interval = interval
         self._drawn = 0.0
         self._epoch = 0
+        self._validated = False
         if not sys.stdout.isatty():
             self.disable()
 
@@ -36,8 +37,13 @@ class ProgressBar(RichProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar anew, or print the epoch before: its training figures are known only after its last hook."""
         self._print_epoch(trainer)
-        self._epoch = trainer.current_epoch + 1
+        self._epoch, self._validated = trainer.current_epoch + 1, False
         super().on_train_epoch_start(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that this epoch has validation figures of its own."""
+        self._validated = True
+        super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the last epoch."""
@@ -46,6 +52,7 @@ class ProgressBar(RichProgressBar):
     def _print_epoch(self, trainer: Trainer) -> None:
         if not self.is_disabled or not self._epoch or not trainer.is_global_zero:
             return
-        shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+        shown = ["train/loss", "train/accuracy", *(["val/loss", "val/accuracy"] if self._validated else [])]
+        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""  # -1: as many as max_steps allows
         figures = [f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in shown if name in trainer.callback_metrics]
-        print(f"epoch {self._epoch}/{trainer.max_epochs}  {'  '.join(figures)}", flush=True)
+        print(f"epoch {self._epoch}{of}  {'  '.join(figures)}", flush=True)

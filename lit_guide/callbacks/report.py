@@ -1,6 +1,7 @@
 """What a run leaves behind in figures: metrics.csv, the speed of training, and the tables at the end."""
 
 import platform
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
@@ -29,11 +31,11 @@ class MetricsCSV(Logger, CSVLogger):
     def __init__(self, run_dir: Path) -> None:
         super().__init__(root_dir=str(run_dir), name="", version="")
         path = run_dir / "metrics.csv"
-        if getattr(rank_zero_only, "rank", 0) == 0 and path.is_file():
+        if getattr(rank_zero_only, "rank", 0) == 0 and path.is_file() and path.stat().st_size:
             earlier = path.read_text(encoding="utf-8")
             writer = self.experiment  # CSVLogger deletes the file that is there
             path.write_text(earlier, encoding="utf-8")
-            writer.metrics_keys.extend(earlier.partition("\n")[0].strip().split(","))
+            writer.metrics_keys.extend(key for key in earlier.partition("\n")[0].strip().split(",") if key)
 
     @property
     def save_dir(self) -> str:
@@ -113,17 +115,16 @@ def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
 
 def print_closing(run_dir: Path, results: Mapping[str, Any]) -> None:
     """The table at the end of `fit`: test metrics, exports, where everything is, and what to type next."""
-    console = Console()
     if results.get("test"):
         print_metrics("Test", {k: v for k, v in results["test"].items() if isinstance(v, float)})
     if results.get("exports"):
         print_exports(results["exports"])
     here = _short(run_dir)
     files = "config.yaml, metrics.csv, checkpoints/, export/, results.json"
-    console.print(f"\nEverything is in [bold]{here}[/bold]: {files}", soft_wrap=True)
-    console.print("\nNext:")
+    print(f"\nEverything is in {here}: {files}\n\nNext:")
+    here = shlex.quote(here)
     for command in (f"predict --run {here} --images FILE_OR_FOLDER", f"test --run {here}", f"export --run {here} --formats onnx"):
-        console.print(f"  lit-guide {command}", soft_wrap=True, highlight=False)
+        print(f"  lit-guide {command}")
 
 
 def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
@@ -133,10 +134,10 @@ def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
         table.add_column(heading, overflow="fold")
     for entry in exports:
         if "error" in entry:
-            table.add_row(entry["format"], "-", "-", f"[red]{entry['error']}[/red]")
+            table.add_row(entry["format"], "-", "-", f"[red]{escape(entry['error'])}[/red]")
         else:
             size = f"{entry['bytes'] / 1e3:.0f} kB"
-            table.add_row(entry["format"], entry["path"], size, f"{entry['max_abs_diff']:.1e}")
+            table.add_row(entry["format"], escape(entry["path"]), size, f"{entry['max_abs_diff']:.1e}")
     Console().print(table)
 
 

@@ -77,6 +77,8 @@ class ArraysData(DataModule):
         _check_images(images, self.path)
         images = images.astype(images.dtype.newbyteorder("="), copy=False)  # torch has no foreign byte order
         names = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else None
+        if names is None:
+            _raise_for(labels >= len(labels), "labels hold a value that no class index of so few rows can have", self.path)
         count = len(names) if names is not None else int(labels.max()) + 1
         _raise_for(labels >= count, f"labels hold a value over {count - 1}, the last of {count} class_names", self.path)
         rows = None

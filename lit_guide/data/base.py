@@ -154,32 +154,31 @@ class DataModule(LightningDataModule, ABC):
         """A name for each sample of a split, in order: what `predict` prints."""
         return [f"row {row}" for row in self.rows[split]]
 
-    def sample_labels(self, split: str) -> list[int] | None:
-        """The class index of each sample of a split, in order; None where the truth is not known."""
-        return [int(label) for label in self.source.labels_N[self.rows[split]]]
-
     def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
         rows = self.rows[split]
+        if not len(rows):
+            mend = (
+                "set data.test_fraction above 0."
+                if split == "test"
+                else "lower data.val_fraction and data.test_fraction, or add data."
+            )
+            raise LitGuideError(f"The {split} split is empty: {mend}")
         trainer = self.trainer
+        on_each = -(-len(rows) // (trainer.world_size if trainer is not None else 1))  # rows that a process gets, rounded up
         return DataLoader(
             Subset(self.source.dataset, rows),  # type: ignore[arg-type]  # any integer sequence does
             batch_size=batch_size,
             shuffle=shuffle,
             # BatchNorm can't train on one image: a last batch of one is left out.
-            drop_last=shuffle and len(rows) > batch_size and len(rows) % batch_size == 1,
+            drop_last=shuffle and on_each > batch_size and on_each % batch_size == 1,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             collate_fn=_ready_batch if hasattr(self.source.dataset, "__getitems__") else None,
         )
 
-    def _require(self, split: str, flag: str) -> None:
-        if not len(self.rows[split]):
-            raise LitGuideError(f"The {split} split is empty: {flag}")
-
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training batches (image_BCHW uint8, label_B int64)."""
-        self._require("train", "lower data.val_fraction and data.test_fraction, or add data.")
         return self._loader("train", self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -188,7 +187,6 @@ class DataModule(LightningDataModule, ABC):
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test batches in order."""
-        self._require("test", "set data.test_fraction above 0.")
         return self._loader("test", self.batch_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
