@@ -104,9 +104,9 @@ class LitClassifier(LightningModule):
         )
         self.network = Normalized(build_network(network, C, K, (H, W), weights, network_args), mean, std)
         self.register_buffer("class_weights_K", torch.tensor(class_weights) if class_weights else None, persistent=False)
-        # Sums over the epoch of loss, correct images and images: one small tensor costs less a step than a metric object.
+        # Sums over the epoch of loss and correct images: they cost less a step than metric objects.
         # No buffer: DDP would overwrite the other ranks' sums with rank 0's before every step.
-        self.train_sums_3 = torch.zeros(3)
+        self.train_sums_2, self.train_count = torch.zeros(2), 0
         self.val_metrics = classification_metrics(K, "val/")
         self.test_metrics = classification_metrics(K, "test/")
         self.confusion_matrix_KK: Tensor | None = None  # of the last evaluation; rows: true class, columns: predicted
@@ -125,8 +125,9 @@ class LitClassifier(LightningModule):
         logits_BK = self(image_BCHW)
         loss = F.cross_entropy(logits_BK, label_B, self.class_weights_K, label_smoothing=self.hparams["label_smoothing"])
         with torch.no_grad():
-            correct = (logits_BK.argmax(dim=1) == label_B).sum()
-            self.train_sums_3 += torch.stack([loss.float() * len(label_B), correct, torch.full_like(correct, len(label_B))])
+            self.train_sums_2[0].add_(loss, alpha=len(label_B))
+            self.train_sums_2[1].add_((logits_BK.argmax(dim=1) == label_B).sum())
+            self.train_count += len(label_B)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         if every and (self.global_step + 1) % every == 0:
             self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
@@ -135,13 +136,12 @@ class LitClassifier(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums."""
         # float32 in a bf16-true run too: bf16 can't count past 256.
-        self.train_sums_3 = torch.zeros(3, device=self.device)
+        self.train_sums_2, self.train_count = torch.zeros(2, device=self.device), 0
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss and accuracy over the augmented training images."""
-        loss, correct, count = self.train_sums_3.tolist()
-        means = {"train/loss": loss / max(count, 1), "train/accuracy": correct / max(count, 1)}
-        self.log_dict(means, sync_dist=True)
+        loss, correct = (self.train_sums_2 / max(self.train_count, 1)).tolist()
+        self.log_dict({"train/loss": loss, "train/accuracy": correct}, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to `val/*`."""

@@ -21,7 +21,7 @@ from lit_guide.arguments import SHORT_FORMS, expand, last_value
 from lit_guide.callbacks.checkpoint import RunCheckpoint
 from lit_guide.callbacks.export import EXPORTS
 from lit_guide.callbacks.progress import ProgressBar
-from lit_guide.callbacks.report import MetricsCSV, Throughput
+from lit_guide.callbacks.report import MetricsCSV, NoProfiler, Throughput
 from lit_guide.callbacks.summary import Summary
 from lit_guide.checkpoint import check_fits, read_checkpoint
 from lit_guide.data import DataModule
@@ -180,7 +180,9 @@ class ClassifierCLI(LightningCLI):
         extra = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
         loggers = [MetricsCSV(self.run_dir), *extra] if fit else False
         try:
-            trainer = super().instantiate_trainer(logger=loggers, default_root_dir=str(self.run_dir), **kwargs)
+            profiler = self.config_init.trainer.get("profiler") or NoProfiler()
+            kwargs |= {"logger": loggers, "default_root_dir": str(self.run_dir), "profiler": profiler}
+            trainer = super().instantiate_trainer(**kwargs)
             cores = max(2, os.cpu_count() or 1)
             if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
                 raise ConfigError(f"--devices {trainer.num_devices} asks for more CPU processes than cores. {what_is_there()}")

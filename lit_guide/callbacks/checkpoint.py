@@ -21,6 +21,9 @@ class RunCheckpoint(ModelCheckpoint):
         super().__init__(run_dir / "checkpoints", filename=name, enable_version_counter=False, **kwargs)
         self.continued = continued
 
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Nothing: these are saved when an epoch ends, and asking after each batch costs time."""
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score; Lightning would drop it where the directory has another path than before."""
         if self.continued:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's RichProgressBar, brought up to date ten times a second at most.
+    """Lightning's RichProgressBar, brought up to date five times a second at most.
 
     Lightning reads every metric after each batch, which on small networks costs more than the training step
     (benchmarks/step_overhead.py). Where the output is no terminal, nothing is drawn and each epoch prints one line.
@@ -18,8 +18,8 @@ class ProgressBar(RichProgressBar):
         interval: seconds between two drawings.
     """
 
-    def __init__(self, interval: float = 0.1) -> None:
-        super().__init__(refresh_rate=10, leave=False)
+    def __init__(self, interval: float = 0.2) -> None:
+        super().__init__(refresh_rate=5, leave=False)
         self.interval = interval
         self._drawn = 0.0
         self._epoch = 0

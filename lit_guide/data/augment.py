@@ -59,7 +59,7 @@ def random_affine(image_BCHW: Tensor, shift: float, rotate: float, flip: bool) -
     angle_B = draw_4B[0] * math.radians(rotate)
     # affine_grid's coordinates run from -1 to 1 over the side: a fraction f of the side is 2f.
     shift_B2 = draw_4B[1:3].T * 2 * shift
-    sign_B = draw_4B[3].sign() if flip else torch.ones_like(angle_B)
+    sign_B = torch.where(draw_4B[3] < 0, -1.0, 1.0).to(angle_B) if flip else torch.ones_like(angle_B)
     cos_B, sin_B = angle_B.cos(), angle_B.sin()
     # Pixels are square, the coordinates are not when H != W: the off-diagonal terms carry the aspect ratio.
     theta_B23 = torch.stack(
