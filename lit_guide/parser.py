@@ -42,8 +42,7 @@ IMPORTABLE = [
 ]
 set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=IMPORTABLE)
 
-# Of one call, not of the run: left out of the saved config.yaml.
-CALL_ONLY = ("config", "ckpt_path", "run", "run_dir", "images", "verbose")
+CALL_ONLY = ("config", "ckpt_path", "run", "run_dir", "images", "verbose")  # not of the run: left out of config.yaml
 
 
 class Parser(LightningArgumentParser):

@@ -29,6 +29,11 @@ def python_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
+def test_the_readme_has_no_gap_left() -> None:
+    assert "@@" not in README
+    assert "Everything is in runs/digits/" in README
+
+
 def test_the_readme_shows_every_command() -> None:
     assert len(COMMANDS) >= 20
     assert {command.split()[0] for command in COMMANDS} == {"fit", "test", "validate", "predict", "export"}
