@@ -121,7 +121,7 @@ def export(args: list[str]) -> None:
     run = last_value(args, "--run")
     if run is not None and not {"-h", "--help"} & set(args):
         run_dir = runs.find_run(run)
-        parser.set_defaults(_export_settings(run_dir / "config.yaml", parser))
+        parser.set_defaults(_export_settings(run_dir / "config.yaml"))
     config = parser.parse_args(args)
     if config.ckpt_path is not None:
         checkpoint = Path(config.ckpt_path)
@@ -140,10 +140,7 @@ def export(args: list[str]) -> None:
     target = Path(config.run_dir).absolute() if config.run_dir else run_dir or runs.run_of_checkpoint(checkpoint)
     if target is None:
         raise ConfigError(f"{checkpoint} lies in no run directory: say where export/ goes with --run_dir DIR.")
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LitGuideError(f"--run_dir {target} can't be made: {error.strerror}.") from None
+    runs.make_results_dir(target)
     runs.check_space(target, needed=4 * 3 * sum(p.numel() for p in model.parameters()))
     entries = [callbacks[name].run(model, target) for name in wanted]
     print_exports(entries)
@@ -222,7 +219,7 @@ def _raise_for_exports(exports: Iterable[Mapping[str, Any]], run_dir: Path) -> N
         )
 
 
-def _export_settings(config_yaml: Path, parser: Parser) -> dict[str, Any]:
+def _export_settings(config_yaml: Path) -> dict[str, Any]:
     """The `export` section of a run's config.yaml, as defaults of the parser."""
     import yaml
 

@@ -210,10 +210,7 @@ class ClassifierCLI(LightningCLI):
             path = Path(self.config.run_dir).absolute()
         else:
             path = runs.run_of_checkpoint(Path(str(self.ckpt_path))) or runs.claim_run_dir(None, self.config.name)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LitGuideError(f"--run_dir {path} can't be made: {error.strerror}.") from None
+        runs.make_results_dir(path)
         runs.check_space(path)
         return path
 

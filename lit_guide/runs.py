@@ -81,6 +81,18 @@ def release_run_dir(path: Path) -> None:
         path.rmdir()
 
 
+def make_results_dir(path: Path) -> None:
+    """Make the directory that an evaluation or an export writes to; it may be there already.
+
+    Raises:
+        LitGuideError: it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LitGuideError(f"--run_dir {path} can't be made: {error.strerror}.") from None
+
+
 def check_space(path: Path, needed: int = 1 << 20) -> None:
     """Fail now, not at the first checkpoint, where `path` can't be written to or has fewer than `needed` bytes free.
 
