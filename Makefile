@@ -1,5 +1,7 @@
 # Every target sets up .venv by itself; after that, `make` adds no time. Another Python: make demo PYTHON=python3.12
 PYTHON ?= python3
+# What `make demo` trains: flags of fit.
+DEMO ?= --config configs/digits.yaml
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 else
@@ -7,11 +9,11 @@ BIN := .venv/bin
 endif
 STAMP := .venv/installed
 
-.PHONY: demo test test-slow lint format bench
+.PHONY: demo test test-slow lint format
 .DEFAULT_GOAL := demo
 
-demo: $(STAMP)  ## train, test and export the shipped digits
-	$(BIN)/lit-guide fit --config configs/digits.yaml
+demo: $(STAMP)  ## train, test and export
+	$(BIN)/lit-guide fit $(DEMO)
 
 test: $(STAMP)  ## the fast tests, under 5 minutes
 	$(BIN)/python -m pytest -m "not slow"
@@ -28,11 +30,20 @@ format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# template only:
+.PHONY: bench new
+# Where `make new` puts the new project.
+OUT ?= ..
+new: $(STAMP)  ## ask a few questions, then make a project of your own from this one
+	$(BIN)/cookiecutter "$(CURDIR)" --output-dir "$(OUT)"
+
 bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a quiet machine
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/digits_accuracy.py
+	$(BIN)/python benchmarks/generate.py
+# end
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.errors import ConfigError, UserError
 from lit_guide.model import LitClassifier
 from lit_guide.networks import network_names
 
@@ -21,7 +21,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: the path is a URL or is not there.
-        LitGuideError: the file is broken, holds pickled objects, or names code to import.
+        UserError: the file is broken, holds pickled objects, or names code to import.
     """
     if "://" in str(path):
         raise ConfigError(f"--ckpt_path {path}: checkpoints are read from disk only. Download it, then give the file.")
@@ -32,19 +32,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
-        raise LitGuideError(
+        raise UserError(
             f"{path} was refused: it is not a checkpoint of plain tensors and values{_in_brackets(reason)}. "
             f"Loading it could run code.{_alternative(path)}"
         ) from None
     except Exception as error:  # unpickling what is no pickle raises anything
-        raise LitGuideError(f"{path} can't be read; it is truncated or not a checkpoint{_in_brackets(str(error))}."
+        raise UserError(f"{path} can't be read; it is truncated or not a checkpoint{_in_brackets(str(error))}."
                             f"{_alternative(path)}") from None  # fmt: skip
     hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(hyper_parameters, dict) or "state_dict" not in checkpoint:
-        raise LitGuideError(f"{path} is not a checkpoint of LitClassifier: it has no hyper_parameters.{_alternative(path)}")
+        raise UserError(f"{path} is not a checkpoint of LitClassifier: it has no hyper_parameters.{_alternative(path)}")
     fault = _fault_in(hyper_parameters)
     if fault:
-        raise LitGuideError(f"{path} was refused: {fault}. Nothing that it names was imported.")
+        raise UserError(f"{path} was refused: {fault}. Nothing that it names was imported.")
     loaded: dict[str, Any] = checkpoint
     return loaded
 
@@ -59,11 +59,11 @@ def load_classifier(path: str | Path) -> LitClassifier:
     try:
         model = LitClassifier(**checkpoint["hyper_parameters"])
     except (TypeError, ValueError) as error:
-        raise LitGuideError(f"{path}: its hyperparameters do not fit LitClassifier: {error}") from None
+        raise UserError(f"{path}: its hyperparameters do not fit LitClassifier: {error}") from None
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError) as error:
-        raise LitGuideError(f"{path}: its weights do not fit the network it names: {error}") from None
+        raise UserError(f"{path}: its weights do not fit the network it names: {error}") from None
     return model.float().eval()
 
 
@@ -76,7 +76,7 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
         path: the checkpoint's file, for the message.
 
     Raises:
-        LitGuideError: other classes; with both lists.
+        UserError: other classes; with both lists.
         ConfigError: another network or input size.
     """
     check_classes(checkpoint, now["class_names"], path)
@@ -93,11 +93,11 @@ def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], pat
     """Refuse to use a checkpoint on data with other classes.
 
     Raises:
-        LitGuideError: with both lists.
+        UserError: with both lists.
     """
     trained = list(checkpoint["hyper_parameters"]["class_names"])
     if trained != list(class_names):
-        raise LitGuideError(
+        raise UserError(
             f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
             f"  data ({len(class_names)}): {', '.join(class_names)}\nUse the data it was trained on, or train anew."
         )

@@ -1,4 +1,7 @@
-"""The `lit-guide` command: which command runs, and how failures end. No torch is imported before a command needs it."""
+"""The `lit-guide` command: which command runs, and how failures end.
+
+No torch is imported before a command needs it.
+"""
 
 import logging
 import os
@@ -8,7 +11,7 @@ import warnings
 from difflib import get_close_matches
 
 from lit_guide import __version__
-from lit_guide.errors import LitGuideError
+from lit_guide.errors import UserError
 
 HELP = f"""lit-guide {__version__}: train, check and export image classifiers
 
@@ -81,7 +84,7 @@ def main(args: list[str] | None = None) -> int:
         commands.COMMANDS[command](args[1:])
     except KeyboardInterrupt:
         return _fail("Stopped by Ctrl-C.", 128 + signal.SIGINT)
-    except LitGuideError as error:
+    except UserError as error:
         if debug:
             raise
         return _fail(str(error), error.exit_code)
@@ -92,13 +95,13 @@ def main(args: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        first = str(error).strip().splitlines() or [""]
-        return _fail(f"{type(error).__name__}: {first[0]}\nLIT_GUIDE_DEBUG=1 shows where it happened.", 1)
+        first = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        return _fail(f"{first}\nLIT_GUIDE_DEBUG=1 shows where it happened.", 1)
     return 0
 
 
 def quiet_lightning() -> None:
-    """Silence Lightning's advertising, what it says of its own workings, and hints that do not apply to lit-guide."""
+    """Silence Lightning's advertising, what it says of its own workings, and hints that do not apply here."""
     for module in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{module}").addFilter(lambda record: not record.getMessage().startswith(CHATTER))
     for message in UNFIT_WARNINGS:

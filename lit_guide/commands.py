@@ -14,10 +14,16 @@ from lit_guide import runs
 from lit_guide.arguments import last_value
 from lit_guide.callbacks.checkpoint import best_checkpoint
 from lit_guide.callbacks.export import EXPORTS
-from lit_guide.callbacks.report import Throughput, environment, print_closing, print_exports, print_metrics
+from lit_guide.callbacks.report import (
+    Throughput,
+    environment,
+    print_closing,
+    print_exports,
+    print_metrics,
+)
 from lit_guide.checkpoint import load_classifier
 from lit_guide.data.images import UNREADABLE, ImagesToPredict
-from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.errors import ConfigError, UserError
 from lit_guide.parser import ClassifierCLI, Parser
 from lit_guide.predictions import print_predictions, write_predictions
 
@@ -37,7 +43,8 @@ def fit(args: list[str]) -> None:
         _run(cli, trainer.fit)
     except (KeyboardInterrupt, SIGTERMException):
         if trainer.is_global_zero and (run_dir / runs.LAST).is_file():
-            print(f"Saved {runs.LAST.name}. Go on with: lit-guide fit --run {shlex.quote(str(run_dir))}")
+            where = shlex.quote(str(run_dir))
+            print(f"Saved {runs.LAST.name}. Go on with: lit-guide fit --run {where}")
         raise
     if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
         print(f"Nothing was left to train: set --trainer.max_epochs above {trainer.max_epochs} to train on.")
@@ -99,7 +106,7 @@ def predict(args: list[str]) -> None:
     print_predictions(cli.run_dir, rows)
     if bad:
         listed = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
-        raise LitGuideError(f"{len(rows)} images were predicted, {len(bad)} were not:\n{listed}")
+        raise UserError(f"{len(rows)} images were predicted, {len(bad)} were not:\n{listed}")
 
 
 def export(args: list[str]) -> None:
@@ -212,10 +219,10 @@ def _raise_for_exports(exports: Iterable[Mapping[str, Any]], run_dir: Path) -> N
     failed = [entry for entry in exports if "error" in entry]
     if failed:
         reasons = "\n".join(f"  {entry['format']}: {entry['error']}" for entry in failed)
-        formats = ",".join(entry["format"] for entry in failed)
-        raise LitGuideError(
+        formats, where = ",".join(entry["format"] for entry in failed), shlex.quote(str(run_dir))
+        raise UserError(
             f"{len(failed)} export failed:\n{reasons}\nThe checkpoint is safe. "
-            f"Try again with: lit-guide export --run {shlex.quote(str(run_dir))} --formats {formats}"
+            f"Try again with: lit-guide export --run {where} --formats {formats}"
         )
 
 

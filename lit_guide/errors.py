@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class LitGuideError(Exception):
+class UserError(Exception):
     """The run failed: the message says what happened, where, and what to do next."""
 
     exit_code = 1
 
 
-class ConfigError(LitGuideError):
+class ConfigError(UserError):
     """The command or the configuration is wrong; nothing has been run or written."""
 
     exit_code = 2

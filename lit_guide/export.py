@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_guide import __version__
-from lit_guide.errors import LitGuideError
+from lit_guide.errors import UserError
 from lit_guide.model import LitClassifier
 
 BATCH_SIZES = (1, 3)
@@ -144,7 +144,7 @@ def _export(
         The entry of results.json: format, path, bytes, sha256, max_abs_diff, batch_sizes, tolerance.
 
     Raises:
-        LitGuideError: the exporter refuses the network, the target can't be written, or a logit differs by more than
+        UserError: the exporter refuses the network, the target can't be written, or a logit differs by more than
             `TOLERANCE`; there is no file under `path` that was not there before.
     """
     # The suffix stays: torch.export.save insists on .pt2.
@@ -160,17 +160,17 @@ def _export(
             except OSError:
                 raise
             except Exception as error:  # exporters raise whatever they meet; the first line says what they could not do
-                raise LitGuideError(f"the {format} exporter refused the network: {_first_line(error)}") from error
+                raise UserError(f"the {format} exporter refused the network: {_first_line(error)}") from error
             try:
                 difference = parity(network, load(partial), model.hparams["input_shape"])
             except Exception as error:  # likewise: what a runtime says of a file that it can't load or run
-                raise LitGuideError(f"the {format} file can't be run; not kept: {_first_line(error)}") from error
+                raise UserError(f"the {format} file can't be run; not kept: {_first_line(error)}") from error
         if not difference <= TOLERANCE:  # NaN too
-            raise LitGuideError(f"the {format} file differs from eager by {difference:.2e}, more than {TOLERANCE:.0e}; not kept")
+            raise UserError(f"the {format} file differs from eager by {difference:.2e}, more than {TOLERANCE:.0e}; not kept")
         content = partial.read_bytes()
         partial.replace(path)
     except OSError as error:
-        raise LitGuideError(f"{path} can't be written: {error.strerror or error}") from None
+        raise UserError(f"{path} can't be written: {error.strerror or error}") from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""LightningCLI as lit-guide uses it: what can be configured, what a configuration may import, and what its errors say."""
+"""LightningCLI as it is used here: what can be configured, what a configuration may import, and what its errors say."""
 
 import inspect
 import os
@@ -25,7 +25,7 @@ from lit_guide.callbacks.report import MetricsCSV, NoProfiler, Throughput
 from lit_guide.callbacks.summary import Summary
 from lit_guide.checkpoint import check_fits, read_checkpoint
 from lit_guide.data import DataModule
-from lit_guide.errors import ConfigError, LitGuideError, explain
+from lit_guide.errors import ConfigError, UserError, explain
 from lit_guide.model import LitClassifier
 from lit_guide.optim import find_class, subclasses
 
@@ -146,12 +146,12 @@ class ClassifierCLI(LightningCLI):
             super().instantiate_classes()
         except Exception as error:
             cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, LitGuideError):
+            while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__ or cause.__context__
             raise cause or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer with lit-guide's own callbacks and logger, in the run's directory."""
+        """The trainer with its own callbacks and logger, in the run's directory."""
         fit = self.command == "fit"
         if self.checkpoint is not None:
             check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
@@ -185,10 +185,10 @@ class ClassifierCLI(LightningCLI):
             cores = max(2, os.cpu_count() or 1)
             if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
                 raise ConfigError(f"--devices {trainer.num_devices} asks for more CPU processes than cores. {what_is_there()}")
-        except (MisconfigurationException, ValueError, RuntimeError, ImportError, ModuleNotFoundError, LitGuideError) as error:
+        except (MisconfigurationException, ValueError, RuntimeError, ImportError, ModuleNotFoundError, UserError) as error:
             if fit and self.continued is None:
                 runs.release_run_dir(self.run_dir)
-            if isinstance(error, LitGuideError):
+            if isinstance(error, UserError):
                 raise
             raise ConfigError(f"The trainer refused its settings: {_first_sentences(error)} {what_is_there()}") from None
         return trainer

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.errors import ConfigError, UserError
 
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
@@ -34,7 +34,7 @@ def claim_run_dir(run_dir: str | None, name: str) -> Path:
 
     Raises:
         ConfigError: `run_dir` already holds files, or another run took it first.
-        LitGuideError: it can't be made or written to.
+        UserError: it can't be made or written to.
     """
     if RUN_DIR_VARIABLE in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ[RUN_DIR_VARIABLE])
@@ -65,7 +65,7 @@ def claim_run_dir(run_dir: str | None, name: str) -> Path:
                 ) from None
             path = path.with_name(f"{stamp}-{attempt}")
         except OSError as error:
-            raise LitGuideError(
+            raise UserError(
                 f"The run directory {path} can't be made: {error.strerror}. Give another one with --run_dir DIR."
             ) from None
     check_space(path)
@@ -85,19 +85,19 @@ def make_results_dir(path: Path) -> None:
     """Make the directory that an evaluation or an export writes to; it may be there already.
 
     Raises:
-        LitGuideError: it can't be made.
+        UserError: it can't be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LitGuideError(f"--run_dir {path} can't be made: {error.strerror}.") from None
+        raise UserError(f"--run_dir {path} can't be made: {error.strerror}.") from None
 
 
 def check_space(path: Path, needed: int = 1 << 20) -> None:
     """Fail now, not at the first checkpoint, where `path` can't be written to or has fewer than `needed` bytes free.
 
     Raises:
-        LitGuideError: with the reason and the free space.
+        UserError: with the reason and the free space.
     """
     probe = path / ".write-test"
     try:
@@ -105,9 +105,9 @@ def check_space(path: Path, needed: int = 1 << 20) -> None:
         probe.unlink()
         free = shutil.disk_usage(path).free
     except OSError as error:
-        raise LitGuideError(f"{path} can't be written to: {error.strerror}. Give another directory with --run_dir DIR.") from None
+        raise UserError(f"{path} can't be written to: {error.strerror}. Give another directory with --run_dir DIR.") from None
     if free < needed:
-        raise LitGuideError(
+        raise UserError(
             f"{path} has {free / 1e6:.0f} MB free and this run writes about {needed / 1e6:.0f} MB. "
             "Free some space, or give another directory with --run_dir DIR."
         )

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_guide.checkpoint import check_classes, load_classifier, read_checkpoint
 from lit_guide.cli import main
 from lit_guide.data import DigitsData
-from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.errors import ConfigError, UserError
 from lit_guide.model import LitClassifier
 
 pytestmark = [
@@ -162,7 +162,7 @@ def test_f06_a_broken_file_is_named_with_the_good_one_to_use(checkpoint, kind):
     broken = checkpoint.with_name("last.ckpt")
     broken.write_bytes(BROKEN[kind](checkpoint.read_bytes()))
     for load in (read_checkpoint, load_classifier):
-        with pytest.raises(LitGuideError) as caught:
+        with pytest.raises(UserError) as caught:
             load(broken)
         assert caught.value.exit_code == 1
         assert str(broken) in str(caught.value)
@@ -183,7 +183,7 @@ def test_f06_every_truncated_or_random_file_is_refused_in_one_message(checkpoint
         path.write_bytes(content)
         try:
             read_checkpoint(path)
-        except LitGuideError as error:
+        except UserError as error:
             if str(path) in str(error):
                 continue
             escaped.append(f"not named: {error}")
@@ -203,14 +203,14 @@ def test_f06_the_newest_good_checkpoint_is_offered(checkpoint):
     now = time.time()
     for path, age in ((older, 300), (checkpoint, 200), (broken, 100), (newest_but_broken, 0)):
         os.utime(path, (now - age, now - age))
-    with pytest.raises(LitGuideError, match=f"Use {checkpoint} instead"):
+    with pytest.raises(UserError, match=f"Use {checkpoint} instead"):
         read_checkpoint(broken)
 
 
 def test_f06_nothing_is_offered_where_nothing_is_good(checkpoint):
     checkpoint.write_bytes(b"")
     checkpoint.with_name("other.ckpt").write_bytes(b"")
-    with pytest.raises(LitGuideError) as caught:
+    with pytest.raises(UserError) as caught:
         read_checkpoint(checkpoint)
     assert "instead" not in str(caught.value)
 
@@ -219,14 +219,14 @@ def test_f06_nothing_is_offered_where_nothing_is_good(checkpoint):
 def test_f06_a_file_of_something_else_is_refused(checkpoint, content):
     other = checkpoint.with_name("last.ckpt")
     torch.save(content, other)
-    with pytest.raises(LitGuideError, match="is not a checkpoint of LitClassifier") as caught:
+    with pytest.raises(UserError, match="is not a checkpoint of LitClassifier") as caught:
         load_classifier(other)
     assert str(other) in str(caught.value)
     assert f"Use {checkpoint} instead" in str(caught.value)
 
 
 def test_f06_weights_that_do_not_fit_the_network_are_refused(checkpoint):
-    with pytest.raises(LitGuideError, match="weights do not fit") as caught:
+    with pytest.raises(UserError, match="weights do not fit") as caught:
         load_classifier(altered(checkpoint, network_args={"widths": [4, 9]}))
     assert caught.value.exit_code == 1
     assert str(checkpoint) in str(caught.value)
@@ -236,7 +236,7 @@ def test_f06_a_missing_weight_is_refused_not_left_random(checkpoint):
     content = torch.load(checkpoint, weights_only=True)
     del content["state_dict"]["network.body.features.0.weight"]
     torch.save(content, checkpoint)
-    with pytest.raises(LitGuideError, match=r"features\.0\.weight"):
+    with pytest.raises(UserError, match=r"features\.0\.weight"):
         load_classifier(checkpoint)
 
 
@@ -275,7 +275,7 @@ def poisoned(request, trained, tmp_path):
 @pytest.mark.parametrize("load", [read_checkpoint, load_classifier])
 def test_f08_payload_checkpoint_is_refused(poisoned, load):
     path, evidence = poisoned
-    with pytest.raises(LitGuideError, match="was refused") as caught:
+    with pytest.raises(UserError, match="was refused") as caught:
         load(path)
     assert caught.value.exit_code == 1
     assert str(path) in str(caught.value)
@@ -287,7 +287,7 @@ def test_f08_a_payload_beside_a_broken_checkpoint_is_not_run_nor_offered(poisone
     path, evidence = poisoned
     broken = path.with_name("last.ckpt")
     broken.write_bytes(b"")
-    with pytest.raises(LitGuideError) as caught:
+    with pytest.raises(UserError) as caught:
         read_checkpoint(broken)
     assert not evidence.exists()
     assert "instead" not in str(caught.value)
@@ -356,7 +356,7 @@ def test_f09_the_evil_module_of_these_tests_can_be_imported(evil_module):
 def test_f09_hyperparameters_that_name_code_are_refused_and_nothing_is_imported(checkpoint, evil_module, kind):
     altered(checkpoint, **IMPORTING[kind])
     for load in (read_checkpoint, load_classifier):
-        with pytest.raises(LitGuideError, match="was refused") as caught:
+        with pytest.raises(UserError, match="was refused") as caught:
             load(checkpoint)
         assert caught.value.exit_code == 1
         assert str(checkpoint) in str(caught.value)
@@ -375,7 +375,7 @@ def test_f09_the_test_command_refuses_them_too(checkpoint, evil_module, capsys, 
 
 def test_f09_an_optimizer_that_nobody_defined_is_an_error_that_names_it_when_it_is_needed(checkpoint):
     model = load_classifier(altered(checkpoint, optimizer={"name": "Nope", "lr": 0.1}))
-    with pytest.raises(LitGuideError, match="'Nope'"):
+    with pytest.raises(UserError, match="'Nope'"):
         model.configure_optimizers()
 
 
@@ -383,7 +383,7 @@ def test_f09_an_optimizer_that_nobody_defined_is_an_error_that_names_it_when_it_
     "hyper_parameters", [{"class_names": 5}, {"input_shape": 8}, {"input_shape": [1, 8]}, {"mean": "abc"}, {"std": None}]
 )
 def test_f06_hyperparameters_of_another_type_are_an_error_that_names_the_file(checkpoint, hyper_parameters):
-    with pytest.raises(LitGuideError) as caught:
+    with pytest.raises(UserError) as caught:
         load_classifier(altered(checkpoint, **hyper_parameters))
     assert str(checkpoint) in str(caught.value)
 
@@ -392,7 +392,7 @@ def test_f09_missing_hyperparameters_are_listed(checkpoint):
     content = torch.load(checkpoint, weights_only=True)
     del content["hyper_parameters"]["mean"], content["hyper_parameters"]["class_names"]
     torch.save(content, checkpoint)
-    with pytest.raises(LitGuideError, match="lack class_names, mean"):
+    with pytest.raises(UserError, match="lack class_names, mean"):
         load_classifier(checkpoint)
 
 
@@ -401,7 +401,7 @@ def test_f09_missing_hyperparameters_are_listed(checkpoint):
 
 def test_f10_other_classes_are_refused_with_both_lists(checkpoint):
     content = read_checkpoint(checkpoint)
-    with pytest.raises(LitGuideError) as caught:
+    with pytest.raises(UserError) as caught:
         check_classes(content, ["cat", "dog", "größe"], checkpoint)
     assert caught.value.exit_code == 1
     lines = [line.strip() for line in str(caught.value).splitlines()]
@@ -412,7 +412,7 @@ def test_f10_other_classes_are_refused_with_both_lists(checkpoint):
 
 def test_f10_the_same_classes_in_another_order_are_refused(checkpoint):
     content = read_checkpoint(checkpoint)
-    with pytest.raises(LitGuideError, match="9, 8, 7, 6, 5, 4, 3, 2, 1, 0"):
+    with pytest.raises(UserError, match="9, 8, 7, 6, 5, 4, 3, 2, 1, 0"):
         check_classes(content, [str(digit) for digit in reversed(range(10))], checkpoint)
 
 

@@ -3,22 +3,21 @@ import sys
 
 import pytest
 
-import lit_guide
+from lit_guide import __version__
 from lit_guide.cli import COMMANDS, main
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
 def test_help_and_version_import_no_torch(flag: str) -> None:
-    code = (
-        f"import sys; from lit_guide.cli import main; main([{flag!r}]); print('torch' in sys.modules, 'lightning' in sys.modules)"
-    )
+    code = f"import sys; from lit_guide.cli import main; main([{flag!r}])"
+    code += "; print('torch' in sys.modules, 'lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
 
 
 def test_version_is_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"lit-guide {lit_guide.__version__}\n"
+    assert capsys.readouterr().out == f"lit-guide {__version__}\n"
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,8 +47,9 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_python_m_runs_the_same_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "lit_guide", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"lit-guide {lit_guide.__version__}\n"
+    command = [sys.executable, "-m", "lit_guide", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"lit-guide {__version__}\n"
 
 
 def test_an_unexpected_error_is_one_message_and_debug_shows_the_traceback(

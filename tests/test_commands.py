@@ -83,7 +83,8 @@ def test_checkpoint_hyperparameters_are_plain_values(trained: Path) -> None:
     checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
     text = json.dumps(checkpoint["hyper_parameters"])
     assert checkpoint["hyper_parameters"]["optimizer"]["name"] == "Adam"
-    assert not [word for word in ("class_path", "_instantiator", "torch.", "lit_guide") if word in text]
+    paths = ("class_path", "_instantiator", "torch.", "lit_guide")
+    assert not [path for path in paths if path in text]
 
 
 def test_onnx_and_torchscript_give_the_classes_of_predict(run: Run, trained: Path) -> None:

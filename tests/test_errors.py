@@ -1,13 +1,13 @@
 import pytest
 
-from lit_guide.errors import ConfigError, LitGuideError, explain
+from lit_guide.errors import ConfigError, UserError, explain
 
 KNOWN = ["model.network", "model.optimizer.lr", "trainer.max_epochs", "data.batch_size"]
 
 
 def test_exit_codes() -> None:
-    assert (LitGuideError.exit_code, ConfigError.exit_code) == (1, 2)
-    assert issubclass(ConfigError, LitGuideError)
+    assert (UserError.exit_code, ConfigError.exit_code) == (1, 2)
+    assert issubclass(ConfigError, UserError)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,10 @@ def test_exit_codes() -> None:
             "There is no flag or key 'trainer.max_epoch'. Did you mean trainer.max_epochs?",
         ),
         ("Group 'model' does not accept option 'netwrk'", "There is no flag or key 'model.netwrk'. Did you mean model.network?"),
-        ("unrecognized arguments: --zzz", "There is no flag or key 'zzz'. lit-guide fit --help lists all keys."),
+        (
+            "unrecognized arguments: --zzz",
+            "There is no flag or key 'zzz'. lit-guide fit --help lists all keys.",
+        ),
         (
             "Parser key \"model.optimizer\":\n  ...\n    - Option 'lrr' is not accepted. Got value: ...",
             "There is no flag or key 'model.optimizer.lrr'. Did you mean model.optimizer.lr?",

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lit_guide import __version__
-from lit_guide.errors import LitGuideError
+from lit_guide.errors import UserError
 from lit_guide.export import TOLERANCE, export_onnx, export_program, export_torchscript, parity
 from lit_guide.model import LitClassifier
 
@@ -104,7 +104,7 @@ def attempt(export, *args, **kwargs):
     """The entry and None, or None and the error."""
     try:
         return export(*args, **kwargs), None
-    except LitGuideError as error:
+    except UserError as error:
         return None, error
 
 
@@ -231,7 +231,7 @@ def test_f27_an_opset_that_can_not_be_had_is_an_error_never_another_one(tmp_path
 
 
 def test_f27_a_file_that_onnx_runtime_refuses_is_an_error(tmp_path):
-    with pytest.raises(LitGuideError) as caught:
+    with pytest.raises(UserError) as caught:
         export_onnx(small(), tmp_path / "model.onnx", input_name="same", output_name="same")
     assert caught.value.exit_code == 1
     assert names_below(tmp_path) == []
@@ -244,7 +244,7 @@ def test_f27_a_file_that_onnx_runtime_refuses_is_an_error(tmp_path):
 def test_f27_a_target_below_a_file_is_an_error_and_leaves_nothing(tmp_path, kind):
     export, name = EXPORTERS[kind]
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(LitGuideError, match="can't be written") as caught:
+    with pytest.raises(UserError, match="can't be written") as caught:
         export(small(), tmp_path / "file" / name)
     assert caught.value.exit_code == 1
     assert str(tmp_path / "file" / name) in str(caught.value)
@@ -256,7 +256,7 @@ def test_f27_a_target_below_a_file_is_an_error_and_leaves_nothing(tmp_path, kind
 def test_f27_a_directory_in_the_place_of_the_file_is_an_error_and_kept(tmp_path, kind):
     export, name = EXPORTERS[kind]
     (tmp_path / name).mkdir()
-    with pytest.raises(LitGuideError, match="can't be written") as caught:
+    with pytest.raises(UserError, match="can't be written") as caught:
         export(small(), tmp_path / name)
     assert caught.value.exit_code == 1
     assert names_below(tmp_path) == [name]
@@ -266,7 +266,7 @@ def test_f27_a_directory_in_the_place_of_the_file_is_an_error_and_kept(tmp_path,
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from lit_guide.errors import LitGuideError
+from lit_guide.errors import UserError
 from lit_guide.export import export_onnx, export_program, export_torchscript
 from lit_guide.model import LitClassifier
 
@@ -278,7 +278,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # no file can grow over
 for export, name in targets.items():
     try:
         export(model, Path(name))
-    except LitGuideError as error:
+    except UserError as error:
         print(error.exit_code, error, flush=True)
 """
 
@@ -371,7 +371,7 @@ tracer_warnings = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def refuse_and_keep_the_earlier_file(tmp_path, kind, wrapper, difference):
     export, name = EXPORTERS[kind]
     (tmp_path / name).write_text("precious")
-    with pytest.raises(LitGuideError, match=f"differs from eager by {difference}") as caught:
+    with pytest.raises(UserError, match=f"differs from eager by {difference}") as caught:
         export(with_network(wrapper), tmp_path / name)
     assert caught.value.exit_code == 1
     assert names_below(tmp_path) == [name]
@@ -414,7 +414,7 @@ def test_f27_a_network_with_a_frozen_batch_is_an_error_or_exported_right(tmp_pat
 @tracer_warnings
 def test_f27_control_flow_that_depends_on_the_data_is_refused_by_trace_and_kept_by_script(tmp_path):
     model = with_network(DependsOnTheData)
-    with pytest.raises(LitGuideError, match=r"differs from eager by 1\.00e\+00"):
+    with pytest.raises(UserError, match=r"differs from eager by 1\.00e\+00"):
         export_torchscript(model, tmp_path / "trace.pt", "trace")
     assert names_below(tmp_path) == []
     export_torchscript(model, tmp_path / "script.pt", "script")
@@ -427,7 +427,7 @@ def test_f27_control_flow_that_depends_on_the_data_is_refused_by_trace_and_kept_
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_f27_control_flow_that_the_exporter_refuses_is_one_message(tmp_path, kind, capfd):
     export, name = EXPORTERS[kind]
-    with pytest.raises(LitGuideError, match=f"the {kind} exporter refused the network: ") as caught:
+    with pytest.raises(UserError, match=f"the {kind} exporter refused the network: ") as caught:
         export(with_network(DependsOnTheData), tmp_path / name)
     assert caught.value.exit_code == 1
     message = str(caught.value)
@@ -446,7 +446,7 @@ def test_f27_control_flow_that_the_exporter_refuses_is_one_message(tmp_path, kin
 def test_f27_a_network_that_the_exporter_refuses_is_one_message_and_leaves_nothing(tmp_path, kind, wrapper):
     export, name = EXPORTERS[kind]
     (tmp_path / name).write_text("precious")
-    with pytest.raises(LitGuideError, match="exporter refused the network") as caught:
+    with pytest.raises(UserError, match="exporter refused the network") as caught:
         export(with_network(wrapper), tmp_path / name)
     assert caught.value.exit_code == 1
     assert len(str(caught.value).splitlines()) == 1
@@ -456,7 +456,7 @@ def test_f27_a_network_that_the_exporter_refuses_is_one_message_and_leaves_nothi
 
 
 def test_f27_a_file_that_can_not_run_is_one_message_and_not_kept(tmp_path):
-    with pytest.raises(LitGuideError) as caught:
+    with pytest.raises(UserError) as caught:
         export_script(with_network(FailsWhenScripted), tmp_path / "model.pt")
     assert caught.value.exit_code == 1
     assert len(str(caught.value).splitlines()) == 1
@@ -489,7 +489,7 @@ def test_parity_does_not_accept_another_shape(reshape):
     network = Constant()
     try:
         difference = parity(network, lambda image_BCHW: reshape(network(image_BCHW)), [1, 8, 8])
-    except LitGuideError:
+    except UserError:
         return
     assert not difference <= TOLERANCE
 

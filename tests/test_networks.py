@@ -161,7 +161,7 @@ def test_an_unknown_network_is_refused_with_the_nearest_names(name, near):
 
 
 def test_a_network_name_like_no_other_is_refused_with_where_to_look():
-    assert "Use cnn or a name of torchvision.models." in refusal("???", 3, 7, (64, 64))
+    assert f"Use {', '.join(NETWORKS)} or a name of torchvision.models." in refusal("???", 3, 7, (64, 64))
 
 
 def test_detection_and_segmentation_networks_are_no_classifiers():

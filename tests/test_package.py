@@ -23,9 +23,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_carries_recipes_digits_licences_and_the_typed_marker(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    recipes = {f"lit_guide/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("configs/**/*.yaml")}
+    recipes = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.yaml")}
     assert len(recipes) >= 9
-    assert recipes | {"lit_guide/data/digits.npz", "lit_guide/data/digits.LICENSE.txt", "lit_guide/py.typed"} <= names
+    shipped = recipes | {"data/digits.npz", "data/digits.LICENSE.txt", "py.typed"}
+    assert {f"lit_guide/{name}" for name in shipped} <= names
     assert [name for name in names if name.endswith("licenses/LICENSE")]
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
 

@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 from lit_guide import runs
-from lit_guide.errors import ConfigError, LitGuideError
-from lit_guide.runs import RUN_DIR_VARIABLE, claim_run_dir, find_run, release_run_dir, update_results
+from lit_guide.errors import ConfigError, UserError
+from lit_guide.runs import (
+    RUN_DIR_VARIABLE,
+    claim_run_dir,
+    find_run,
+    release_run_dir,
+    update_results,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -256,7 +262,7 @@ def test_release_keeps_a_checkpoint():
 
 def test_f26_a_run_directory_below_a_file_is_refused():
     Path("file").write_text("precious")
-    with pytest.raises(LitGuideError, match=r"file/run.* can't be made: .*--run_dir") as caught:
+    with pytest.raises(UserError, match=r"file/run.* can't be made: .*--run_dir") as caught:
         claim_run_dir("file/run", "digits")
     assert caught.value.exit_code == 1
     assert Path("file").read_text() == "precious"
@@ -265,7 +271,7 @@ def test_f26_a_run_directory_below_a_file_is_refused():
 
 def test_f26_a_file_called_runs_ends_the_default():
     Path("runs").write_text("precious")
-    with pytest.raises(LitGuideError, match=r"can't be made: .*--run_dir") as caught:
+    with pytest.raises(UserError, match=r"can't be made: .*--run_dir") as caught:
         claim_run_dir(None, "digits")
     assert caught.value.exit_code == 1
     assert Path("runs").read_text() == "precious"
@@ -273,27 +279,27 @@ def test_f26_a_file_called_runs_ends_the_default():
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc, where nobody can make a directory")
 def test_f26_a_file_system_that_takes_no_directory_is_refused():
-    with pytest.raises(LitGuideError, match=r"/proc/lit-guide can't be made: .*--run_dir"):
+    with pytest.raises(UserError, match=r"/proc/lit-guide can't be made: .*--run_dir"):
         claim_run_dir("/proc/lit-guide", "digits")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write to a read-only directory")
 def test_f26_a_read_only_directory_is_refused():
     Path("read-only").mkdir(mode=0o555)
-    with pytest.raises(LitGuideError, match="read-only can't be written to") as caught:
+    with pytest.raises(UserError, match="read-only can't be written to") as caught:
         runs.check_space(Path("read-only"))
     assert caught.value.exit_code == 1
-    with pytest.raises(LitGuideError, match="can't be made"):
+    with pytest.raises(UserError, match="can't be made"):
         claim_run_dir("read-only/run", "digits")
 
 
 def test_f26_a_directory_that_is_not_there_can_not_be_written_to():
-    with pytest.raises(LitGuideError, match=r"gone can't be written to: .*--run_dir"):
+    with pytest.raises(UserError, match=r"gone can't be written to: .*--run_dir"):
         runs.check_space(Path("gone"))
 
 
 def test_f26_too_little_space_is_told_in_megabytes(tmp_path):
-    with pytest.raises(LitGuideError, match=r"has \d+ MB free and this run writes about 4611686018427 MB") as caught:
+    with pytest.raises(UserError, match=r"has \d+ MB free and this run writes about 4611686018427 MB") as caught:
         runs.check_space(tmp_path, needed=1 << 62)
     assert caught.value.exit_code == 1
     assert ".write-test" not in files_below(tmp_path)

@@ -1,6 +1,7 @@
 """Export callbacks: at the end of `fit`, the best checkpoint becomes files that other programs can run.
 
-Each is switched off by one flag, such as `--export.onnx.enabled false`. `lit-guide export` does the same later.
+Each is switched off by one flag, such as `--export.onnx.enabled false`.
+`lit-guide export` does the same later.
 """
 
 from abc import abstractmethod
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lit_guide import runs
 from lit_guide.callbacks.checkpoint import best_checkpoint
 from lit_guide.checkpoint import load_classifier
-from lit_guide.errors import LitGuideError
+from lit_guide.errors import UserError
 from lit_guide.export import export_onnx, export_program, export_torchscript
 from lit_guide.model import LitClassifier
 
@@ -39,7 +40,7 @@ class Export(Callback):
         try:
             path = run_dir / "export" / self.file
             entry = {**self.write(model, path), "path": f"export/{self.file}"}
-        except LitGuideError as error:
+        except UserError as error:
             entry = {"format": self.format, "error": str(error)}
         others = [e for e in runs.read_results(run_dir).get("exports", []) if e["format"] != self.format]
         runs.update_results(run_dir, {"exports": [*others, entry]})

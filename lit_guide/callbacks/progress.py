@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 class ProgressBar(RichProgressBar):
     """Lightning's RichProgressBar, brought up to date five times a second at most.
 
-    Lightning reads every metric after each batch, which on small networks costs more than the training step
-    (benchmarks/step_overhead.py). Where the output is no terminal, nothing is drawn and each epoch prints one line.
+    Lightning reads every metric after each batch, which on small networks costs more than the training step. Where the output
+    is no terminal, nothing is drawn and each epoch prints one line.
 
     Args:
         interval: seconds between two drawings.

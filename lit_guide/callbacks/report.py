@@ -92,7 +92,7 @@ class Throughput(Callback):
 
 
 class NoProfiler(PassThroughProfiler):
-    """Lightning's profiler that does nothing, in less time: a step enters it some 150 times (benchmarks/step_overhead.py)."""
+    """Lightning's profiler that does nothing, in less time: a step enters it some 150 times."""
 
     nothing = nullcontext()
 

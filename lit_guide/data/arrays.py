@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from lit_guide.data.base import SPLITS, DataModule, Source
 from lit_guide.data.splits import named_split
-from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.errors import ConfigError, UserError
 
 Array = NDArray[Any] | Tensor
 
@@ -86,7 +86,7 @@ class ArraysData(DataModule):
             try:
                 rows = named_split(arrays["split"], SPLITS)
             except ValueError as error:
-                raise LitGuideError(f"{self.path}: {error}.") from None
+                raise UserError(f"{self.path}: {error}.") from None
         return Source(ArrayDataset(images, labels), labels, names or [str(k) for k in range(count)], rows)
 
 
@@ -95,7 +95,7 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
 
     Raises:
         ConfigError: there is no such file.
-        LitGuideError: it is not a `.npz`, holds pickled objects, or lacks an array.
+        UserError: it is not a `.npz`, holds pickled objects, or lacks an array.
     """
     if not Path(path).is_file():
         raise ConfigError(f"There is no file {path}. Give your .npz with --data.path FILE.")
@@ -103,19 +103,19 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError, zlib.error) as error:
-        raise LitGuideError(f"{path} is not a readable .npz of plain arrays ({error}). Write it with numpy.savez.") from None
+        raise UserError(f"{path} is not a readable .npz of plain arrays ({error}). Write it with numpy.savez.") from None
     missing = [name for name in ("images", "labels") if name not in arrays]
     if missing:
-        raise LitGuideError(f"{path} holds {sorted(arrays)} but no {' and no '.join(missing)}.")
+        raise UserError(f"{path} holds {sorted(arrays)} but no {' and no '.join(missing)}.")
     for name in {"images", "labels", "class_names", "split"} & set(arrays):
         if arrays[name].ndim == 0:
-            raise LitGuideError(f"{path}: {name} is a single value, not a column.")
+            raise UserError(f"{path}: {name} is a single value, not a column.")
     count = len(arrays["images"])
     for name in {"labels", "split"} & set(arrays):
         if len(arrays[name]) != count:
-            raise LitGuideError(f"{path}: images has {count} rows, {name} has {len(arrays[name])}. Make them equal.")
+            raise UserError(f"{path}: images has {count} rows, {name} has {len(arrays[name])}. Make them equal.")
     if not arrays["images"].size:
-        raise LitGuideError(f"{path}: images is empty.")
+        raise UserError(f"{path}: images is empty.")
     return arrays
 
 
@@ -124,7 +124,7 @@ def _with_channels(images: NDArray[Any], layout: str, path: str) -> NDArray[Any]
     if images.ndim == 3:
         return images[:, None]
     if images.ndim != 4:
-        raise LitGuideError(f"{path}: images has shape {images.shape}; use (N, H, W), (N, H, W, C) or (N, C, H, W).")
+        raise UserError(f"{path}: images has shape {images.shape}; use (N, H, W), (N, H, W, C) or (N, C, H, W).")
     if layout == "auto":
         layout = "NHWC" if images.shape[3] in (1, 3, 4) else "NCHW"
     return images.transpose(0, 3, 1, 2) if layout == "NHWC" else images
@@ -135,7 +135,7 @@ def _checked_labels(labels: NDArray[Any], path: str) -> NDArray[np.int64]:
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras stores CIFAR
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iuf":
-        raise LitGuideError(f"{path}: labels must be one column of class indices, got {labels.dtype} {labels.shape}.")
+        raise UserError(f"{path}: labels must be one column of class indices, got {labels.dtype} {labels.shape}.")
     if labels.dtype.kind == "f":
         _raise_for(~np.isfinite(labels), "labels hold NaN or Inf", path)
         _raise_for(labels != np.floor(labels), "labels hold fractions", path)
@@ -147,7 +147,7 @@ def _check_images(images: NDArray[Any], path: str) -> None:
     if images.dtype == np.uint8:
         return
     if images.dtype.kind != "f":
-        raise LitGuideError(f"{path}: images are {images.dtype}. Store them as uint8, or as floats from 0 to 1.")
+        raise UserError(f"{path}: images are {images.dtype}. Store them as uint8, or as floats from 0 to 1.")
     flat = images.reshape(len(images), -1)
     _raise_for(~np.isfinite(flat).all(axis=1), "images hold NaN or Inf", path)
     _raise_for((flat.min(axis=1) < 0) | (flat.max(axis=1) > 1), "float images leave the range 0 to 1", path)
@@ -157,4 +157,4 @@ def _raise_for(bad_N: NDArray[np.bool_], fault: str, path: str) -> None:
     rows = np.flatnonzero(bad_N)
     if len(rows):
         shown = ", ".join(str(row) for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
-        raise LitGuideError(f"{path}: {fault}, in {len(rows)} of {len(bad_N)} rows: {shown}. Mend or drop these rows.")
+        raise UserError(f"{path}: {fault}, in {len(rows)} of {len(bad_N)} rows: {shown}. Mend or drop these rows.")

@@ -1,7 +1,7 @@
 """Augmentation of a whole batch on the device, every image with its own random draw.
 
 `torchvision.transforms.v2` draws one decision for a batch (https://github.com/pytorch/vision/issues/8256), and image by
-image it is the slowest part of training on small pictures: benchmarks/augment.py has the figures.
+image it is the slowest part of training on small pictures.
 
 Shapes: B images, C channels, H x W pixels.
 """

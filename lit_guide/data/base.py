@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.data.augment import random_affine, random_crop_flip, to_float
 from lit_guide.data.splits import stratified_split
-from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.errors import ConfigError, UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -104,7 +104,7 @@ class DataModule(LightningDataModule, ABC):
         """The samples, loaded on first use."""
         source = self.load()
         if len(source.class_names) < 2:
-            raise LitGuideError(f"The data have {len(source.class_names)} class: a classifier needs at least two.")
+            raise UserError(f"The data have {len(source.class_names)} class: a classifier needs at least two.")
         return source
 
     @cached_property
@@ -162,11 +162,11 @@ class DataModule(LightningDataModule, ABC):
                 if split == "test"
                 else "lower data.val_fraction and data.test_fraction, or add data."
             )
-            raise LitGuideError(f"The {split} split is empty: {mend}")
+            raise UserError(f"The {split} split is empty: {mend}")
         trainer = self.trainer
         on_each = -(-len(rows) // (trainer.world_size if trainer is not None else 1))  # rows that a process gets, rounded up
         return DataLoader(
-            Subset(self.source.dataset, rows),  # type: ignore[arg-type]  # any integer sequence does
+            Subset(self.source.dataset, rows.tolist()),  # plain integers: what a user's own Dataset expects
             batch_size=batch_size,
             shuffle=shuffle,
             # BatchNorm can't train on one image: a last batch of one is left out.

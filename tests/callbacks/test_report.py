@@ -9,7 +9,14 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_guide.callbacks.report import MetricsCSV, Throughput, environment, print_closing, print_exports, print_metrics
+from lit_guide.callbacks.report import (
+    MetricsCSV,
+    Throughput,
+    environment,
+    print_closing,
+    print_exports,
+    print_metrics,
+)
 from lit_guide.data import DigitsData
 from lit_guide.model import LitClassifier
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from lit_guide.data.arrays import ArrayDataset, ArraysData, read_npz
-from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.errors import ConfigError, UserError
 
 N, H, W = 30, 6, 9
 
@@ -176,9 +176,9 @@ def test_whole_labels_of_any_type_are_indices(write, labels):
 
 
 def fault(path, **arguments):
-    with pytest.raises(LitGuideError) as caught:
+    with pytest.raises(UserError) as caught:
         _ = ArraysData(path, **arguments).source
-    assert type(caught.value) is LitGuideError
+    assert type(caught.value) is UserError
     assert caught.value.exit_code == 1
     assert path in str(caught.value)
     return str(caught.value)
@@ -278,7 +278,7 @@ def test_f17_a_missing_array_is_named_with_those_there(write, missing):
 
 
 def test_f17_one_class_is_not_enough(write):
-    with pytest.raises(LitGuideError, match="The data have 1 class: a classifier needs at least two"):
+    with pytest.raises(UserError, match="The data have 1 class: a classifier needs at least two"):
         _ = ArraysData(write(labels=np.zeros(N, dtype=int))).source
 
 

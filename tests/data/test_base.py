@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.data import ArrayDataset, DataModule, Source
-from lit_guide.errors import ConfigError, LitGuideError
+from lit_guide.errors import ConfigError, UserError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
@@ -148,7 +148,7 @@ def test_an_empty_validation_split_gives_no_loader_and_training_runs(tmp_path):
 @pytest.mark.parametrize(("split", "advice"), [("train", "lower data.val_fraction"), ("test", "set data.test_fraction above 0")])
 def test_an_empty_split_that_is_needed_is_an_error_with_advice(split, advice):
     rows = {"train": np.arange(9), "val": NONE, "test": np.arange(9)} | {split: NONE}
-    with pytest.raises(LitGuideError, match=f"The {split} split is empty: {advice}"):
+    with pytest.raises(UserError, match=f"The {split} split is empty: {advice}"):
         getattr(data_of(rows=rows), f"{split}_dataloader")()
 
 
@@ -191,7 +191,7 @@ def test_class_names_follow_the_source():
 
 
 def test_one_class_is_not_enough():
-    with pytest.raises(LitGuideError, match="1 class: a classifier needs at least two"):
+    with pytest.raises(UserError, match="1 class: a classifier needs at least two"):
         _ = Arrays(some_bytes(), np.zeros(40, dtype=np.int64)).class_names
 
 

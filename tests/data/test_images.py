@@ -9,7 +9,14 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.data.images import UNKNOWN, UNREADABLE, ImageFiles, ImagesToPredict, decode, find_images
+from lit_guide.data.images import (
+    UNKNOWN,
+    UNREADABLE,
+    ImageFiles,
+    ImagesToPredict,
+    decode,
+    find_images,
+)
 from lit_guide.errors import ConfigError
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, what Pillow converts to grey with

@@ -1,0 +1,58 @@
+"""Check the answers before a file is written. cookiecutter fills them in and runs this with any Python: standard library only."""
+
+import json
+import keyword
+import re
+import sys
+
+LONGEST = 40  # characters of a name: lines of code with it still fit into 130
+# What the project installs or runs, and folders and device names that a package or a command of that name would hide.
+TAKEN = re.findall(
+    r"\w+",
+    """
+    build configs cookiecutter cruft functorch hatch hatchling jsonargparse lightning lightning_fabric lightning_utilities
+    lit_guide mlflow mlflow_skinny mypy mypyc numpy onnx onnxruntime onnxscript pil pillow pip pre_commit py pytest python
+    python3 pytorch_lightning pyyaml rich ruff scikit_learn scipy setuptools sklearn tensorboard torch torchgen torchmetrics
+    torchvision types_pyyaml wandb yaml
+    benchmarks data dist docs hooks runs src test tests
+    aux con nul prn
+    """,
+)
+
+
+def name_problem(name: str, shape: str, words: str) -> str | None:
+    """What is wrong with a name: its shape (a regular expression, in words), its length, or that it is taken."""
+    plain = name.replace("-", "_")
+    if not re.fullmatch(shape, name):
+        return f"use {words}"
+    if len(name) > LONGEST:
+        return f"it has {len(name)} characters; {LONGEST} is the most"
+    if plain in TAKEN or plain in sys.stdlib_module_names or keyword.iskeyword(plain):
+        return "Python or a tool of the project has that name; choose another"
+    return None
+
+
+def problems(answers: dict[str, str]) -> list[str]:
+    """What is wrong with the answers, one line each; empty where a valid project will come of them."""
+    slug, package = answers["project_slug"], answers["package_name"]
+    words = "lowercase letters and digits, with single {} between them, such as {}"
+    found = {
+        "project_slug": name_problem(slug, r"[a-z0-9]+([-_][a-z0-9]+)*", words.format("- or _", "my-classifier")),
+        "package_name": name_problem(package, r"[a-z][a-z0-9]*(_[a-z0-9]+)*", words.format("_", "my_classifier")),
+    }
+    for key in ("project_name", "author_name"):
+        if not answers[key].strip():
+            found[key] = "it must not be empty"
+    if not re.fullmatch(r"([\w.+-]+@[\w-]+(\.[\w-]+)+)?", answers["author_email"], re.ASCII):
+        found["author_email"] = "write it like name@example.com, or leave it empty"
+    for key in ("project_name", "description", "author_name"):
+        if not answers[key].isprintable():
+            found[key] = "it must be one line of printable characters"
+    return [f"{key} {answers[key]!r}: {problem}." for key, problem in found.items() if problem]
+
+
+if __name__ == "__main__":
+    found = problems(json.loads(r"""{{ cookiecutter | tojson }}"""))
+    for problem in found:
+        print(problem, file=sys.stderr)
+    sys.exit(1 if found else 0)
