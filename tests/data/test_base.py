@@ -105,6 +105,7 @@ def test_a_dataset_of_single_samples_is_batched_as_usual():
             return len(self.images)
 
         def __getitem__(self, index):
+            assert type(index) is int  # what most datasets expect, and a NumPy integer is not
             return torch.from_numpy(self.images[index]), torch.tensor(self.labels[index])
 
     class Data(Arrays):

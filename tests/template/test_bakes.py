@@ -73,6 +73,27 @@ def test_every_file_is_on_one_list() -> None:
     assert sorted([*carried, *rendered, *stay]) == tracked()
 
 
+def test_the_readme_names_every_module_and_no_other() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:lit_guide/)?(\w+\.py)`", text.partition("## A map of the files")[2]))
+    there = {path.name for path in (ROOT / "lit_guide").rglob("*.py") if not path.name.startswith("__")}
+    assert named == there
+
+
+def test_the_readme_asks_what_cookiecutter_asks() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    questions = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+    asked = [key for key in questions if not key.startswith("_")]
+    table = text.partition("| question | answers |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(cells)) == asked
+    shown = re.findall(r"^  \[(\d)/(\d)\] (.+?)(?: \(|$)", text, flags=re.MULTILINE)
+    prompts = [questions["__prompts__"][key] for key in asked]
+    words = [prompt if isinstance(prompt, str) else prompt["__prompt__"] for prompt in prompts]
+    assert [int(number) for number, _, _ in shown] == list(range(1, len(asked) + 1))
+    assert [prompt.partition(" (")[0] for _, _, prompt in shown] == [word.partition(" (")[0] for word in words]
+
+
 def test_no_file_stands_here_twice() -> None:
     contents = [content for name in tracked() if len(content := (ROOT / name).read_bytes()) > 1]
     assert len(set(contents)) == len(contents)

@@ -1,0 +1,82 @@
+"""From nothing to a project of one's own, and to its first trained, tested and exported model.
+
+Claims, wall time of whole processes with the dependencies already installed, 2 cores: `cookiecutter` makes a project in
+<= 2 s (median of n = 9), and `cookiecutter` followed by the project's `fit --config configs/digits.yaml` with all three
+exports takes <= 60 s (the longest of n = 3). The template is a clone of this repository's last commit.
+
+    python benchmarks/generate.py [--quick]
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import record
+
+ROOT = Path(__file__).parent.parent
+BAKES, RUNS = 9, 3
+CORES = 2
+BAKE_SECONDS, RUN_SECONDS = 2.0, 60.0
+FIT = ["-m", "my_classifier", "fit", "--config", "configs/digits.yaml", "--run_dir", "run", "--accelerator", "cpu"]
+
+
+def call(*command: str, cwd: Path, **env: str) -> float:
+    """Wall time of one process that must end well."""
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+    elapsed = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return elapsed
+
+
+def bake(template: Path, options: list[str] | None = None) -> dict[str, Any]:
+    """Generate; with options of `fit`, train too."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = folder / "cookiecutter.yaml"
+        config.write_text(f"replay_dir: '{folder / 'replay'}'\n", encoding="utf-8")
+        command = [sys.executable, "-m", "cookiecutter", str(template), "--no-input"]
+        figures: dict[str, Any] = {"bake_s": round(call(*command, cwd=folder, COOKIECUTTER_CONFIG=str(config)), 3)}
+        project = folder / "my-classifier"
+        figures["files"] = sum(path.is_file() for path in project.rglob("*"))
+        if options is not None:
+            figures["fit_s"] = round(call(sys.executable, *FIT, *options, cwd=project), 2)
+            figures["total_s"] = round(figures["bake_s"] + figures["fit_s"], 2)
+            results = json.loads((project / "run/results.json").read_text(encoding="utf-8"))
+            figures["test_accuracy"] = results["test"]["accuracy"]
+            figures["exports"] = [entry["format"] for entry in results["exports"] if "error" not in entry]
+    return figures
+
+
+def main() -> int:
+    given = record.arguments(__doc__).parse_args()
+    quick = given.quick
+    wait = None if quick else given.wait
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    options = ["--trainer.max_epochs", "1"] if quick else []
+    with tempfile.TemporaryDirectory() as name:
+        template = Path(name) / "template"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(template)], check=True)
+        bake(template)  # warm-up: files into the cache
+        bakes = record.repeat(1 if quick else BAKES, lambda index: bake(template), wait)
+        runs = record.repeat(1 if quick else RUNS, lambda index: bake(template, options), wait)
+    middle = record.medians(bakes) | {f"run_{name}": value for name, value in record.medians(runs).items()}
+    print(f"medians: {middle}")
+    counted = record.undisturbed(runs)
+    longest = max(run["total_s"] for run in counted)
+    claims = [
+        record.claim("seconds to generate a project", middle["bake_s"], BAKE_SECONDS, len(record.undisturbed(bakes))),
+        record.claim("seconds from cookiecutter to the first exported model", longest, RUN_SECONDS, len(counted)),
+    ]
+    return record.finish("generate", claims, [*bakes, *runs], middle, {"command": ["cookiecutter", *FIT]}, quick)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
