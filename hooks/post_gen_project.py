@@ -111,7 +111,7 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
 
 def without_template_lines(text: str) -> str:
     """Leave out what only the template needs: lines marked `# template only`, and `# template only:` to `# end`."""
-    text = re.sub(r"^# template only:\n.*?^# end\n", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^# template only:\n.*?^# end\n\n?", "", text, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"^.*(?:#|<!--) template only\b.*\n", "", text, flags=re.MULTILINE)
 
 

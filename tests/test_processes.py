@@ -51,6 +51,7 @@ def test_two_ddp_ranks_train_together_and_leave_one_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_saves_and_ends_with_its_exit_code(tmp_path: Path, name: str, code: int) -> None:
     args = [*COMMAND, "fit", *DIGITS, "--trainer.max_epochs", "1000", "--run_dir", "run", *NO_EXPORT]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would its children
     unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         args, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=unbuffered
