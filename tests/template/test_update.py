@@ -10,7 +10,7 @@ import pytest
 from .conftest import Done, call, commit, hook, must
 from .test_bakes import files_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="cruft supports Windows through WSL only")]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_users_edit_and_the_templates_change_both_survive(
     commit(own_template, "The template moves on")
 
     assert cruft("check", cwd=project, settings=settings).returncode == 1
-    update = cruft("update", "--skip-apply-ask", cwd=project, settings=settings)
+    update = cruft("update", "-y", cwd=project, settings=settings)
     assert update.returncode == 0, update.stdout + update.stderr
 
     digits = (project / "configs/digits.yaml").read_text()
@@ -91,7 +91,7 @@ def test_the_users_edit_and_the_templates_change_both_survive(
     assert not [name for name in files_of(project) if "lit_guide" in name]
     assert cruft("check", cwd=project, settings=settings).returncode == 0
     commit(project, "Updated")
-    again = cruft("update", "--skip-apply-ask", cwd=project, settings=settings)
+    again = cruft("update", "-y", cwd=project, settings=settings)
     assert "Nothing to do" in again.stdout
     assert must("git", "status", "--porcelain", cwd=project) == ""
 
@@ -103,7 +103,7 @@ def test_a_change_of_the_same_line_is_a_conflict_for_the_user_to_settle(
     commit(project, "Longer")
     replace(own_template / "configs/digits.yaml", "max_epochs: 20", "max_epochs: 40")
     commit(own_template, "Longer")
-    cruft("update", "--skip-apply-ask", cwd=project, settings=settings)
+    cruft("update", "-y", cwd=project, settings=settings)
     digits = (project / "configs/digits.yaml").read_text()
     assert "max_epochs: 30" in digits
     assert "max_epochs: 40" in digits
@@ -114,7 +114,7 @@ def test_uncommitted_work_is_not_updated_over(project: Path, own_template: Path,
     replace(project / "configs/digits.yaml", "lr: 0.002", "lr: 0.001")
     replace(own_template / "configs/digits.yaml", "max_epochs: 20", "max_epochs: 21")
     commit(own_template, "The template moves on")
-    assert "unclean" in cruft("update", "--skip-apply-ask", cwd=project, settings=settings).stdout
+    assert "unclean" in cruft("update", "-y", cwd=project, settings=settings).stdout
     digits = (project / "configs/digits.yaml").read_text()
     assert "lr: 0.001" in digits
     assert "max_epochs: 20" in digits
