@@ -83,7 +83,7 @@ def test_checkpoint_hyperparameters_are_plain_values(trained: Path) -> None:
     checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
     text = json.dumps(checkpoint["hyper_parameters"])
     assert checkpoint["hyper_parameters"]["optimizer"]["name"] == "Adam"
-    paths = ("class_path", "_instantiator", "torch.", "lit_guide")
+    paths = ("class_path", "_instantiator", "torch.", "lit_guide.")
     assert not [path for path in paths if path in text]
 
 
