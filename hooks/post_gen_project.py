@@ -95,7 +95,7 @@ def adapted(source: Path, names: Mapping[str, str], answers: Mapping[str, str]) 
     content = source.read_bytes()
     if b"\0" in content:
         return content
-    text = without_template_lines(content.decode())
+    text = without_template_lines(content.decode().replace("\r\n", "\n"))  # a clone on Windows may have both
     if source.name == "Makefile":
         text = set_line(text, r"DEMO \?= ", f"DEMO ?= {DEMO[answers['data']]}")
     text = renamed(text, names)

@@ -1,4 +1,7 @@
-"""Check the answers before a file is written. cookiecutter fills them in and runs this with any Python: standard library only."""
+"""Check the answers before a file is written. cookiecutter fills them in and runs this.
+
+Standard library only, Python 3.10 or newer.
+"""
 
 import json
 import keyword

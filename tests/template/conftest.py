@@ -32,6 +32,12 @@ def must(*args: object, cwd: Path, **env: str) -> str:
     return done.stdout
 
 
+def must_be_tidy(project: Path) -> None:
+    """`ruff` finds nothing, and each file has its format: a line near 130 characters may not fit a longer name."""
+    must(sys.executable, "-m", "ruff", "check", "--no-cache", ".", cwd=project)
+    must(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", ".", cwd=project)
+
+
 def must_be_typed(project: Path) -> None:
     """`mypy --strict` on the project's package. Torch, the most of it, is the same in every project: one cache."""
     must(sys.executable, "-m", "mypy", "--cache-dir", Path(tempfile.gettempdir()) / "lit-guide-mypy", cwd=project)

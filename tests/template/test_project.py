@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, Bake, must, must_be_typed
+from .conftest import ROOT, Bake, must, must_be_tidy, must_be_typed
 from .test_bakes import ANSWERS, LONG
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,8 +64,7 @@ def test_your_own_network(bake: Bake) -> None:
     config = (project / "made/config.yaml").read_text(encoding="utf-8")
     assert "network: mlp\n" in config
     assert "hidden: 128\n" in config
-    must("ruff", "check", "--no-cache", ".", cwd=project)
-    must("ruff", "format", "--no-cache", "--check", ".", cwd=project)
+    must_be_tidy(project)
     must_be_typed(project)
     must(sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/test_networks.py", cwd=project, PYTHONPATH=str(project))
 
@@ -80,8 +79,7 @@ def test_your_own_dataset(bake: Bake) -> None:
     assert results["test"]["confusion_matrix"]  # type: ignore[index]
     with (project / "made/metrics.csv").open(newline="") as file:
         assert len([row for row in csv.DictReader(file) if row["train/loss"]]) == 5
-    must("ruff", "check", "--no-cache", ".", cwd=project)
-    must("ruff", "format", "--no-cache", "--check", ".", cwd=project)
+    must_be_tidy(project)
     must_be_typed(project)
     must(sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/test_parser.py", cwd=project, PYTHONPATH=str(project))
 
