@@ -14,7 +14,11 @@ _HOME = {
     "CNN": "lit_guide.networks",
     "DataModule": "lit_guide.data",
     "DigitsData": "lit_guide.data",
+    "FolderData": "lit_guide.data",
+    "ImageFolderDataset": "lit_guide.data",
     "LitClassifier": "lit_guide.model",
+    "TableData": "lit_guide.data",
+    "TorchvisionData": "lit_guide.data",
     "build_network": "lit_guide.networks",
     "load_classifier": "lit_guide.checkpoint",
 }
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from lit_guide.data import ArraysData as ArraysData
     from lit_guide.data import DataModule as DataModule
     from lit_guide.data import DigitsData as DigitsData
+    from lit_guide.data import FolderData as FolderData
+    from lit_guide.data import ImageFolderDataset as ImageFolderDataset
+    from lit_guide.data import TableData as TableData
+    from lit_guide.data import TorchvisionData as TorchvisionData
     from lit_guide.model import LitClassifier as LitClassifier
     from lit_guide.networks import CNN as CNN
     from lit_guide.networks import build_network as build_network

@@ -29,7 +29,7 @@ def expand(command: str, args: list[str]) -> tuple[list[str], Path | None]:
         if command != "fit":  # one process counts every sample once, however many trained
             earlier += ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
         return with_recipes([*earlier, *args]), found if command == "fit" else None
-    if command != "fit" and given is None and "--print_config" not in " ".join(args):
+    if command in ("validate", "test", "predict") and given is None and "--print_config" not in " ".join(args):
         raise ConfigError(f"{command} needs a trained model: give --run latest, --run DIR or --ckpt_path FILE.")
     return with_recipes(args), None
 

@@ -24,6 +24,8 @@ commands:
   predict    classify image files        lit-guide predict --run latest --images a.png some_folder/
   export     write ONNX, TorchScript     lit-guide export --run latest --formats onnx
              and torch.export files
+  data       look at the images first    lit-guide data check --config configs/folder.yaml --data.root DIR
+                                         lit-guide data show --config configs/folder.yaml --data.root DIR
 
 lit-guide COMMAND --help lists a command's options. --version prints the version.
 A device is chosen by flags: --accelerator gpu --devices 2 --strategy ddp --precision bf16-mixed
@@ -50,9 +52,10 @@ UNFIT_WARNINGS = (
     "Total length of `list` across ranks is zero",  # data.val_fraction 0 means no validation
     "You requested to overfit but enabled train dataloader shuffling",  # configs/debug/overfit.yaml means it
     ".*smaller than the logging interval.*",  # epoch means are logged in any case
+    "Image size .* exceeds limit",  # Pillow's; decode judges the size, and says which file
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.9 and later
 )
-COMMANDS = ("fit", "validate", "test", "predict", "export")
+COMMANDS = ("fit", "validate", "test", "predict", "export", "data")
 
 
 def main(args: list[str] | None = None) -> int:

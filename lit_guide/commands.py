@@ -23,6 +23,7 @@ from lit_guide.callbacks.report import (
 )
 from lit_guide.checkpoint import load_classifier
 from lit_guide.data.images import UNREADABLE, ImagesToPredict
+from lit_guide.data_commands import data
 from lit_guide.errors import ConfigError, UserError
 from lit_guide.parser import ClassifierCLI, Parser
 from lit_guide.predictions import print_predictions, write_predictions
@@ -161,6 +162,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "test": test,
     "predict": predict,
     "export": export,
+    "data": data,
 }
 
 

@@ -3,7 +3,9 @@
 `cli.main` prints the message and exits with `exit_code`.
 """
 
+import os
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -18,6 +20,12 @@ class ConfigError(UserError):
     """The command or the configuration is wrong; nothing has been run or written."""
 
     exit_code = 2
+
+
+def warn(message: str) -> None:
+    """Say what the user should know and may leave as it is; in a run of several processes, once."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"lit-guide: {message}", file=sys.stderr)
 
 
 def explain(message: str, known: Iterable[str], classes: Iterable[str], importable: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ Shapes: B images a batch, C channels, H x W pixels, K classes.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,9 @@ class LitClassifier(LightningModule):
         scheduler: any class of torch.optim.lr_scheduler, or WarmupCosine. One that takes `total_steps` and is given none gets
             the run's and steps every batch; the others step every epoch.
         label_smoothing: share of the target that is spread over all classes, 0 to 1 (Szegedy et al., arXiv:1512.00567).
-        class_weights: weight of each class in the training loss.
+        class_weights: weight of each class in the training loss; auto: in inverse proportion to its training images.
+        crop: how photos are brought to `input_shape`: the centre, `crop` of the shorter side; None: they are squeezed. Comes from
+            the data too.
 
     Raises:
         ConfigError: an argument that does not fit the others; the message names it.
@@ -74,17 +76,19 @@ class LitClassifier(LightningModule):
         optimizer: OptimizerFactory = ADAM,
         scheduler: SchedulerFactory | None = None,
         label_smoothing: float = 0.0,
-        class_weights: list[float] | None = None,
+        class_weights: list[float] | Literal["auto"] | None = None,
+        crop: float | None = None,
     ) -> None:
         super().__init__()
         # Plain values under the same names: save_hyperparameters compares all arguments of this frame.
         class_names, input_shape = [str(name) for name in class_names], [int(side) for side in input_shape]
         mean, std = [float(value) for value in mean], [float(value) for value in std]
-        class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
+        if isinstance(class_weights, list):
+            class_weights = [float(weight) for weight in class_weights]
         K, (C, H, W) = len(class_names), input_shape
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"model.label_smoothing is {label_smoothing}; it must be from 0 to less than 1.")
-        if class_weights is not None and len(class_weights) != K:
+        if isinstance(class_weights, list) and len(class_weights) != K:
             raise ConfigError(f"model.class_weights has {len(class_weights)} values for {K} classes: {', '.join(class_names)}.")
         # Plain values from a checkpoint stay as they are until training needs them: a model to look at or export does not.
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -100,10 +104,12 @@ class LitClassifier(LightningModule):
                 "scheduler": describe_scheduler(scheduler, optimizer),
                 "label_smoothing": label_smoothing,
                 "class_weights": class_weights,
+                "crop": crop,
             }
         )
         self.network = Normalized(build_network(network, C, K, (H, W), weights, network_args), mean, std)
-        self.register_buffer("class_weights_K", torch.tensor(class_weights) if class_weights else None, persistent=False)
+        weights_K = torch.tensor(class_weights) if isinstance(class_weights, list) else None  # auto: in setup
+        self.register_buffer("class_weights_K", weights_K, persistent=False)
         # Sums over the epoch of loss and correct images: they cost less a step than metric objects.
         # No buffer: DDP would overwrite the other ranks' sums with rank 0's before every step.
         self.train_sums_2, self.train_count = torch.zeros(2), 0
@@ -119,6 +125,13 @@ class LitClassifier(LightningModule):
         logits_BK: Tensor = self.network(image_BCHW)
         return logits_BK
 
+    def setup(self, stage: str) -> None:
+        """Fill in `class_weights: auto`: N images / (K classes x images of the class), as scikit-learn's "balanced" does."""
+        if stage == "fit" and self.hparams["class_weights"] == "auto":
+            count_K = torch.tensor(self.trainer.datamodule.class_counts())  # type: ignore[attr-defined]  # Lightning sets it
+            # A class without images has no loss to weigh.
+            self.class_weights_K = torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch; logged every `log_every_n_steps`, since reading it stops the device."""
         image_BCHW, label_B = batch
@@ -126,7 +139,8 @@ class LitClassifier(LightningModule):
         loss = F.cross_entropy(logits_BK, label_B, self.class_weights_K, label_smoothing=self.hparams["label_smoothing"])
         with torch.no_grad():
             self.train_sums_2[0].add_(loss, alpha=len(label_B))
-            self.train_sums_2[1].add_((logits_BK.argmax(dim=1) == label_B).sum())
+            likeliest_B = label_B.argmax(dim=1) if label_B.ndim == 2 else label_B  # MixUp and CutMix give (B, K)
+            self.train_sums_2[1].add_((logits_BK.argmax(dim=1) == likeliest_B).sum())
             self.train_count += len(label_B)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         if every and (self.global_step + 1) % every == 0:

@@ -95,7 +95,7 @@ class ClassifierCLI(LightningCLI):
             parser_kwargs={
                 "prog": f"lit-guide {command}",
                 "usage": f"lit-guide {command} --config FILE [--config OVERLAY] [--KEY VALUE ...]",
-                "description": getattr(Trainer, command).__doc__.splitlines()[0],
+                "description": str(getattr(Trainer, command, type(self)).__doc__).splitlines()[0],
                 "epilog": "--accelerator, --devices, --strategy and --precision stand for --trainer.accelerator and so on.",
                 "dump_header": [f"{PACKAGE}=={__version__}"],
             },
@@ -123,7 +123,7 @@ class ClassifierCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys beyond trainer, model and data."""
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}})
-        for name in ("class_names", "input_shape", "mean", "std"):
+        for name in ("class_names", "input_shape", "mean", "std", "crop"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         for name, callback in EXPORTS.items():
             parser.add_lightning_class_args(callback, f"export.{name}")
@@ -198,9 +198,10 @@ class ClassifierCLI(LightningCLI):
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
-        path = config.data.init_args.get("path")
-        if path is not None and Path(path).exists():
-            config.data.init_args.path = str(Path(path).absolute())  # found again from any directory
+        for key in ("path", "root", "table", "cache_dir"):
+            path = config.data.init_args.get(key)
+            if path is not None and Path(path).expanduser().exists():
+                config.data.init_args[key] = str(Path(path).expanduser().absolute())  # found again from any directory
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
@@ -237,7 +238,7 @@ def _as_defaults(hyper_parameters: dict[str, Any], training: bool) -> dict[str, 
 
 def _images_data(images: list[str], hyper_parameters: dict[str, Any], data: Namespace) -> Namespace:
     given = data.init_args
-    init = {key: hyper_parameters[key] for key in ("class_names", "input_shape", "mean", "std")}
+    init = {key: hyper_parameters.get(key) for key in ("class_names", "input_shape", "mean", "std", "crop")}
     init |= {key: given[key] for key in ("batch_size", "num_workers") if key in given}
     class_path = f"{PACKAGE}.data.images.ImagesToPredict"
     return Namespace({"class_path": class_path, "init_args": Namespace({"paths": images, **init})})  # type: ignore[no-untyped-call]

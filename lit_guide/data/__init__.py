@@ -3,5 +3,20 @@
 from lit_guide.data.arrays import ArrayDataset, ArraysData
 from lit_guide.data.base import DataModule, Source
 from lit_guide.data.digits import DigitsData
+from lit_guide.data.folder import FolderData, ImageFolderDataset
+from lit_guide.data.photos import PhotoData
+from lit_guide.data.table import TableData
+from lit_guide.data.torchvision_set import TorchvisionData
 
-__all__ = ["ArrayDataset", "ArraysData", "DataModule", "DigitsData", "Source"]
+__all__ = [
+    "ArrayDataset",
+    "ArraysData",
+    "DataModule",
+    "DigitsData",
+    "FolderData",
+    "ImageFolderDataset",
+    "PhotoData",
+    "Source",
+    "TableData",
+    "TorchvisionData",
+]

@@ -53,14 +53,16 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class ArraysData(DataModule):
-    """Your own `.npz`: `images`, `labels`, and optionally `class_names` and `split`.
+    """Your own `.npz`: `images`, `labels`, and optionally `class_names` and `split`; or the same as `.npy` files in a folder.
+
+    A folder's `images.npy` is mapped, not read: the set may be larger than memory.
 
     `images` are uint8, or floating point from 0 to 1, shaped (N, H, W), (N, H, W, C) or (N, C, H, W). `labels` are class
     indices from 0. `class_names` names them. `split` says train, val or test for every row; without it the rows are split
     here, stratified and seeded.
 
     Args:
-        path: the `.npz` file.
+        path: the `.npz` file, or the folder with `images.npy` and `labels.npy`.
         layout: the order of the axes; auto takes the axis of 1, 3 or 4 as the channels, the last one if both could be.
     """
 
@@ -71,11 +73,12 @@ class ArraysData(DataModule):
 
     def load(self) -> Source:
         """Open the file and check every value; the first fault found is an error with its row numbers."""
-        arrays = read_npz(self.path)
+        arrays = read_npy_folder(Path(self.path)) if Path(self.path).is_dir() else read_npz(self.path)
         images = _with_channels(arrays["images"], self.layout, self.path)
         labels = _checked_labels(arrays["labels"], self.path)
         _check_images(images, self.path)
-        images = images.astype(images.dtype.newbyteorder("="), copy=False)  # torch has no foreign byte order
+        if not images.dtype.isnative:  # torch has no foreign byte order
+            images = images.astype(images.dtype.newbyteorder("="))
         names = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else None
         if names is None:
             _raise_for(labels >= len(labels), "labels hold a value that no class index of so few rows can have", self.path)
@@ -98,12 +101,37 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
         UserError: it is not a `.npz`, holds pickled objects, or lacks an array.
     """
     if not Path(path).is_file():
-        raise ConfigError(f"There is no file {path}. Give your .npz with --data.path FILE.")
+        raise ConfigError(f"There is no file {path}. Give your .npz, or a folder of .npy files, with --data.path PATH.")
     try:
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError, zlib.error) as error:
         raise UserError(f"{path} is not a readable .npz of plain arrays ({error}). Write it with numpy.savez.") from None
+    _check_columns(arrays, path)
+    return arrays
+
+
+def read_npy_folder(folder: Path) -> dict[str, NDArray[Any]]:
+    """Open `images.npy`, `labels.npy`, and `class_names.npy` and `split.npy` if they are there; the images are mapped.
+
+    Raises:
+        UserError: an array is missing, is no plain array, or the lengths differ.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in ("images", "labels", "class_names", "split"):
+        path = folder / f"{name}.npy"
+        if not path.is_file():
+            continue
+        try:
+            # c: copy on write; torch wants arrays that could be written to.
+            arrays[name] = np.load(path, allow_pickle=False, mmap_mode="c" if name == "images" else None)
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{path} is not a readable .npy of a plain array ({error}). Write it with numpy.save.") from None
+    _check_columns(arrays, str(folder))
+    return arrays
+
+
+def _check_columns(arrays: dict[str, NDArray[Any]], path: str) -> None:
     missing = [name for name in ("images", "labels") if name not in arrays]
     if missing:
         raise UserError(f"{path} holds {sorted(arrays)} but no {' and no '.join(missing)}.")
@@ -116,7 +144,6 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
             raise UserError(f"{path}: images has {count} rows, {name} has {len(arrays[name])}. Make them equal.")
     if not arrays["images"].size:
         raise UserError(f"{path}: images is empty.")
-    return arrays
 
 
 def _with_channels(images: NDArray[Any], layout: str, path: str) -> NDArray[Any]:
@@ -148,9 +175,14 @@ def _check_images(images: NDArray[Any], path: str) -> None:
         return
     if images.dtype.kind != "f":
         raise UserError(f"{path}: images are {images.dtype}. Store them as uint8, or as floats from 0 to 1.")
-    flat = images.reshape(len(images), -1)
-    _raise_for(~np.isfinite(flat).all(axis=1), "images hold NaN or Inf", path)
-    _raise_for((flat.min(axis=1) < 0) | (flat.max(axis=1) > 1), "float images leave the range 0 to 1", path)
+    # By parts: a mapped array need not fit into memory.
+    low_N, high_N = np.empty(len(images)), np.empty(len(images))
+    for start in range(0, len(images), 1024):
+        part = images[start : start + 1024].reshape(len(images[start : start + 1024]), -1)
+        low_N[start : start + 1024], high_N[start : start + 1024] = part.min(axis=1), part.max(axis=1)
+    # NaN spreads through min and max; Inf is one of them.
+    _raise_for(~np.isfinite(low_N) | ~np.isfinite(high_N), "images hold NaN or Inf", path)
+    _raise_for((low_N < 0) | (high_N > 1), "float images leave the range 0 to 1", path)
 
 
 def _raise_for(bad_N: NDArray[np.bool_], fault: str, path: str) -> None:

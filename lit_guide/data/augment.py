@@ -75,4 +75,4 @@ def random_affine(image_BCHW: Tensor, shift: float, rotate: float, flip: bool) -
 
 def to_float(image_BCHW: Tensor) -> Tensor:
     """Bring pixels to float32 from 0 to 1: uint8 is divided by 255, floating point images are in that range already."""
-    return image_BCHW.float() / 255 if image_BCHW.dtype == torch.uint8 else image_BCHW.float()
+    return image_BCHW.float().div_(255) if image_BCHW.dtype == torch.uint8 else image_BCHW.float()

@@ -8,21 +8,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, WeightedRandomSampler
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.data.augment import random_affine, random_crop_flip, to_float
+from lit_guide.data.files import Integers
 from lit_guide.data.splits import stratified_split
 from lit_guide.errors import ConfigError, UserError
 
 SPLITS = ("train", "val", "test")
+# Mean and standard deviation that torchvision's pretrained networks were trained with:
+# https://docs.pytorch.org/vision/stable/models.html
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,20 @@ class DataModule(LightningDataModule, ABC):
         val_fraction: share of the data kept for validation; unused where the data come split.
         test_fraction: share of the data kept for the test.
         split_seed: which split; independent of the training seed, so that seeds can be compared on one test set.
-        num_workers: loader processes; 0 is fastest for data in memory.
+        num_workers: loader processes; auto: none for data in memory, one for each core where files are decoded.
         image_size: resize images to this many pixels square, on the device; null keeps their size.
         augment: whether training images are changed at random.
         shift: largest random shift, as a fraction of the side.
         rotate: largest random turn, in degrees.
         flip: whether images are mirrored at random; never for data where left and right differ.
+        mixup: 0, or the alpha of MixUp: training images and labels are blended in pairs (Zhang et al., arXiv:1710.09412).
+        cutmix: 0, or the alpha of CutMix: a rectangle comes from another image (Yun et al., arXiv:1905.04899). With both, each
+            batch gets one of the two.
+        sampler: shuffle: every image once an epoch; balanced: drawn with replacement, every class equally often.
+        statistics: compute: mean and standard deviation of the training split; imagenet: those of ImageNet.
     """
+
+    crop: float | None = None  # part of the image's side that evaluation keeps; None: the image is squeezed to the size, not cut
 
     def __init__(
         self,
@@ -67,12 +79,16 @@ class DataModule(LightningDataModule, ABC):
         val_fraction: float = 0.15,
         test_fraction: float = 0.2,
         split_seed: int = 0,
-        num_workers: int = 0,
+        num_workers: int | Literal["auto"] = "auto",
         image_size: int | None = None,
         augment: bool = True,
         shift: float = 0.125,
         rotate: float = 0.0,
         flip: bool = False,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        sampler: Literal["shuffle", "balanced"] = "shuffle",
+        statistics: Literal["compute", "imagenet"] = "compute",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -84,8 +100,9 @@ class DataModule(LightningDataModule, ABC):
             )
         if image_size is not None and image_size < 1:
             raise ConfigError(f"data.image_size is {image_size}; it must be 1 or more, or null.")
-        for name, value in (("num_workers", num_workers), ("shift", shift), ("rotate", rotate)):
-            if value < 0:
+        given = {"num_workers": num_workers, "shift": shift, "rotate": rotate, "mixup": mixup, "cutmix": cutmix}
+        for name, value in given.items():
+            if not isinstance(value, str) and value < 0:
                 raise ConfigError(f"data.{name} is {value}; it must be 0 or more.")
         self.batch_size = batch_size
         self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
@@ -94,6 +111,7 @@ class DataModule(LightningDataModule, ABC):
         self.image_size = image_size
         self.augment = augment
         self.shift, self.rotate, self.flip = shift, rotate, flip
+        self.mixup, self.cutmix, self.sampler, self.statistics = mixup, cutmix, sampler, statistics
 
     @abstractmethod
     def load(self) -> Source:
@@ -135,9 +153,26 @@ class DataModule(LightningDataModule, ABC):
         """Standard deviation of each channel over the training split, pixels from 0 to 1."""
         return self._statistics[1]
 
+    def class_counts(self, split: str = "train") -> list[int]:
+        """Images of each class in a split."""
+        count_K = np.bincount(self.source.labels_N[self.rows[split]], minlength=len(self.class_names))
+        return [int(count) for count in count_K]
+
+    def samples(self, training: bool) -> Dataset[tuple[Tensor, Tensor]]:
+        """The dataset that the loaders read from: with the transforms of training, or of evaluation."""
+        return self.source.dataset
+
+    def auto_workers(self) -> int:
+        """What `num_workers: auto` means: data in memory are fastest without loader processes."""
+        return 0
+
     @cached_property
     def _statistics(self) -> tuple[list[float], list[float]]:
         C = self.input_shape[0]
+        if self.statistics == "imagenet":
+            if C != 3:
+                raise ConfigError(f"data.statistics imagenet is for 3 channels, the images have {C}: use compute.")
+            return IMAGENET
         total_C, square_C, count = torch.zeros(C, dtype=torch.float64), torch.zeros(C, dtype=torch.float64), 0
         for image_BCHW, _ in self._loader("train", batch_size=256):
             pixels_BCHW = to_float(image_BCHW).double()
@@ -165,17 +200,25 @@ class DataModule(LightningDataModule, ABC):
             raise UserError(f"The {split} split is empty: {mend}")
         trainer = self.trainer
         on_each = -(-len(rows) // (trainer.world_size if trainer is not None else 1))  # rows that a process gets, rounded up
+        sampler = self._balanced(rows) if shuffle and self.sampler == "balanced" else None
+        workers = self.auto_workers() if self.num_workers == "auto" else self.num_workers
+        dataset = self.samples(training=shuffle)
         return DataLoader(
-            Subset(self.source.dataset, rows.tolist()),  # plain integers: what a user's own Dataset expects
+            Subset(dataset, Integers(torch.from_numpy(rows))),
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=shuffle and sampler is None,
+            sampler=sampler,
             # BatchNorm can't train on one image: a last batch of one is left out.
             drop_last=shuffle and on_each > batch_size and on_each % batch_size == 1,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-            collate_fn=_ready_batch if hasattr(self.source.dataset, "__getitems__") else None,
+            collate_fn=_ready_batch if hasattr(dataset, "__getitems__") else None,
         )
+
+    def _balanced(self, rows: NDArray[np.int64]) -> WeightedRandomSampler:
+        weight_K = 1 / np.maximum(self.class_counts(), 1)
+        return WeightedRandomSampler(torch.from_numpy(weight_K[self.source.labels_N[rows]]), len(rows))  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training batches (image_BCHW uint8, label_B int64)."""
@@ -194,12 +237,20 @@ class DataModule(LightningDataModule, ABC):
         return self.test_dataloader()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """On the device: augment (training only), to float32 from 0 to 1, resize. Returns (image_BCHW, label_B)."""
+        """What the model gets of a batch that has arrived on the device; Lightning calls it."""
         if isinstance(batch, Tensor):
             return batch  # the model summary's example input, ready as it is
         image_BCHW, label_B = batch
-        augmenting = self.augment and self.trainer is not None and self.trainer.training
-        if augmenting and not self.rotate:
+        return self.to_model(image_BCHW, label_B, self.trainer is not None and self.trainer.training)
+
+    def to_model(self, image_BCHW: Tensor, label_B: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        """Augment (training only), turn into float32 from 0 to 1, resize.
+
+        Returns:
+            (image_BCHW, label_B), or (image_BCHW, label_BK) after MixUp or CutMix.
+        """
+        augmenting = self.augment and training
+        if augmenting and not self.rotate and (self.shift or self.flip):
             # Whole pixels only: cheapest on the uint8 that came in.
             image_BCHW = random_crop_flip(image_BCHW, self.shift, self.flip)
         image_BCHW = to_float(image_BCHW)
@@ -207,7 +258,15 @@ class DataModule(LightningDataModule, ABC):
             image_BCHW = random_affine(image_BCHW, self.shift, self.rotate, self.flip)
         if self.image_size and tuple(image_BCHW.shape[2:]) != (self.image_size, self.image_size):
             image_BCHW = TF.resize(image_BCHW, [self.image_size, self.image_size], antialias=True)
+        if augmenting and self._mix is not None:
+            image_BCHW, label_B = self._mix(image_BCHW, label_B)
         return image_BCHW, label_B
+
+    @cached_property
+    def _mix(self) -> v2.Transform | None:
+        kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
+        wanted = [kind(alpha=alpha, num_classes=len(self.class_names)) for kind, alpha in kinds if alpha]
+        return v2.RandomChoice(wanted) if wanted else None
 
 
 def _ready_batch(batch: Any) -> Any:

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.data.base import DataModule, Source
+from lit_guide.data.decode import UnreadableImageError, decode, find_images
+from lit_guide.data.examine import threads
+from lit_guide.data.transforms import EvalTransform
 from lit_guide.errors import ConfigError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's name of the mode
+WORTH_WORKERS = 500  # files from which on loader processes pay
 UNKNOWN, UNREADABLE = -1, -2  # labels of a file to predict, and of one that could not be decoded
 
 
@@ -24,17 +27,19 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         paths: the files.
-        shape: (C, H, W) of the model; images are squeezed to it, not cut.
+        shape: (C, H, W) of the model.
+        crop: the share of the shorter side that is kept, as the model's data module cuts photos; None: images are squeezed.
 
     Raises:
         ConfigError: the model has a number of channels that no image file has.
     """
 
-    def __init__(self, paths: Sequence[Path], shape: Sequence[int]) -> None:
+    def __init__(self, paths: Sequence[Path], shape: Sequence[int], crop: float | None = None) -> None:
         if shape[0] not in MODES:
             raise ConfigError(f"The model takes {shape[0]} channels; image files can give 1, 3 or 4.")
         self.paths = paths
         self.shape = tuple(shape)
+        self.crop = crop
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -43,45 +48,11 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
         C, H, W = self.shape
         try:
             image_CHW = decode(self.paths[index], MODES[C])
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except UnreadableImageError:
             return torch.zeros(C, H, W, dtype=torch.uint8), torch.tensor(UNREADABLE)
+        if self.crop is not None:
+            return EvalTransform(H, self.crop)(image_CHW), torch.tensor(UNKNOWN)
         return TF.resize(image_CHW, [H, W], antialias=True), torch.tensor(UNKNOWN)
-
-
-def decode(path: Path, mode: str) -> Tensor:
-    """An image file, upright, as (C, H, W) uint8 of a Pillow mode.
-
-    Raises:
-        OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: what Pillow raises for files it can't decode.
-    """
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255
-            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-        pixels_HWC = np.array(image.convert(mode))
-    return torch.from_numpy(pixels_HWC.reshape(*pixels_HWC.shape[:2], -1)).permute(2, 0, 1)
-
-
-def find_images(paths: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    """Expand folders into the image files below them.
-
-    Returns:
-        The files in order, and path -> reason for those that are not there or hold no image.
-    """
-    Image.init()
-    files: list[Path] = []
-    missing: dict[str, str] = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in Image.EXTENSION and p.is_file())
-            files += inside
-            if not inside:
-                missing[str(path)] = "no image files in this folder"
-        elif path.is_file():
-            files.append(path)
-        else:
-            missing[str(path)] = "no such file or folder"
-    return files, missing
 
 
 class ImagesToPredict(DataModule):
@@ -89,7 +60,7 @@ class ImagesToPredict(DataModule):
 
     Args:
         paths: files and folders.
-        class_names, input_shape, mean, std: the checkpoint's hyperparameters.
+        class_names, input_shape, mean, std, crop: the checkpoint's hyperparameters.
     """
 
     def __init__(
@@ -99,6 +70,7 @@ class ImagesToPredict(DataModule):
         input_shape: list[int],
         mean: list[float],
         std: list[float],
+        crop: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -106,13 +78,14 @@ class ImagesToPredict(DataModule):
         if not self.files:
             raise ConfigError("--images: " + "; ".join(f"{path}: {reason}" for path, reason in self.missing.items()))
         self._class_names, self._shape, self._given = class_names, input_shape, (mean, std)
+        self.crop = crop
 
     def load(self) -> Source:
         """The files as a test split; their labels are not known."""
         count = len(self.files)
         none = np.empty(0, dtype=np.int64)
         rows = {"train": none, "val": none, "test": np.arange(count)}
-        return Source(ImageFiles(self.files, self._shape), np.full(count, UNKNOWN), self._class_names, rows)
+        return Source(ImageFiles(self.files, self._shape, self.crop), np.full(count, UNKNOWN), self._class_names, rows)
 
     @cached_property
     def input_shape(self) -> tuple[int, int, int]:
@@ -129,6 +102,10 @@ class ImagesToPredict(DataModule):
     def std(self) -> list[float]:
         """The model's standard deviation."""
         return self._given[1]
+
+    def auto_workers(self) -> int:
+        """A few files are decoded sooner than processes start."""
+        return threads() if len(self.files) > WORTH_WORKERS else 0
 
     def sample_names(self, split: str) -> list[str]:
         """The paths."""

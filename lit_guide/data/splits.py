@@ -6,7 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def stratified_split(labels: NDArray[np.int64], fractions: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
+def stratified_split(
+    labels: NDArray[np.int64],
+    fractions: Mapping[str, float],
+    seed: int,
+    copies: Sequence[NDArray[np.int64]] = (),
+) -> dict[str, NDArray[np.int64]]:
     """Deal the rows of every class out to the named splits in the given proportions.
 
     Each class is shuffled with `seed` and cut at the cumulated fractions, rounded to whole rows, so every split's share of a
@@ -16,6 +21,7 @@ def stratified_split(labels: NDArray[np.int64], fractions: Mapping[str, float], 
         labels: class index of each of N rows, int64, shape (N,).
         fractions: name -> share of the rows; the shares must be >= 0 and sum to 1.
         seed: the same seed, labels and fractions always give the same split.
+        copies: groups of rows that stay together; the first of a group is dealt out, the others follow it.
 
     Returns:
         name -> row indices, int64; together they hold every row exactly once.
@@ -23,18 +29,20 @@ def stratified_split(labels: NDArray[np.int64], fractions: Mapping[str, float], 
     Raises:
         ValueError: the fractions are negative or do not sum to 1.
     """
-    shares = np.array(list(fractions.values()), dtype=np.float64)
-    if (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(f"split fractions must be >= 0 and sum to 1, got {dict(fractions)}")
+    shares = _checked_shares(fractions)
     generator = np.random.default_rng(seed)
+    lead_N = np.arange(len(labels))
+    for group in copies:
+        lead_N[group] = group[:1]
+    leads_N = lead_N == np.arange(len(labels))
     parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in fractions}
     for value in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == value))
+        rows = generator.permutation(np.flatnonzero((labels == value) & leads_N))
         cuts = np.round(np.cumsum(shares)[:-1] * len(rows)).astype(np.int64)
         for name, part in zip(parts, np.split(rows, cuts), strict=True):
             parts[name].append(part)
     empty = np.empty(0, dtype=np.int64)
-    return {name: np.sort(np.concatenate([empty, *chunks])) for name, chunks in parts.items()}
+    return {name: np.flatnonzero(np.isin(lead_N, np.concatenate([empty, *chunks]))) for name, chunks in parts.items()}
 
 
 def named_split(split: Sequence[str] | NDArray[np.str_], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
@@ -49,3 +57,44 @@ def named_split(split: Sequence[str] | NDArray[np.str_], names: Sequence[str]) -
         row = int(unknown[0])
         raise ValueError(f"row {row} names the split {str(column[row])!r}; use {', '.join(names)}")
     return {name: np.flatnonzero(column == name) for name in names}
+
+
+def grouped_split(
+    labels: NDArray[np.int64], groups: Sequence[str], fractions: Mapping[str, float], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Like `stratified_split`, but rows of one group stay together: the same subject is never on both sides.
+
+    The groups are shuffled with `seed`; then, the largest first, each goes to the split that lacks most of its classes, measured
+    against that split's share of each class. Splits are as near to their fractions as whole groups allow.
+
+    Args:
+        labels: class index of each of N rows, int64, shape (N,).
+        groups: the group of each row.
+        fractions: name -> share of the rows; the shares must be >= 0 and sum to 1.
+        seed: the same seed, labels, groups and fractions always give the same split.
+
+    Raises:
+        ValueError: the fractions are negative or do not sum to 1.
+    """
+    names, shares = list(fractions), _checked_shares(fractions)
+    _, group_N = np.unique(np.asarray(groups), return_inverse=True)
+    by_group = np.split(np.argsort(group_N, kind="stable"), np.cumsum(np.bincount(group_N))[:-1])
+    order = np.random.default_rng(seed).permutation(len(by_group))
+    total_K = np.bincount(labels)
+    lacking_SK = shares[:, None] * total_K
+    chosen: dict[str, list[NDArray[np.int64]]] = {name: [] for name in names}
+    for group in sorted(order, key=lambda g: -len(by_group[g])):
+        classes, counts = np.unique(labels[by_group[group]], return_counts=True)
+        need_S = (counts * lacking_SK[:, classes] / total_K[classes]).sum(axis=1)
+        split = int(need_S.argmax())
+        lacking_SK[split, classes] -= counts
+        chosen[names[split]].append(by_group[group])
+    empty = np.empty(0, dtype=np.int64)
+    return {name: np.sort(np.concatenate([empty, *rows])) for name, rows in chosen.items()}
+
+
+def _checked_shares(fractions: Mapping[str, float]) -> NDArray[np.float64]:
+    shares = np.array(list(fractions.values()), dtype=np.float64)
+    if (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(f"split fractions must be >= 0 and sum to 1, got {dict(fractions)}")
+    return shares

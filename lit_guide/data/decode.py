@@ -1,0 +1,195 @@
+"""Image files as tensors: any format and mode, upright, 8 bits a channel.
+
+torchvision decodes JPEG and WebP, faster than Pillow and to the same values; Pillow decodes the rest. PNG is among the rest
+because torchvision's decoder (seen in 0.29.2) ends the whole process with a segmentation fault when a file is damaged.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
+
+# Larger images are taken for decompression bombs: Pillow's limit, 89 million pixels (268 MB once decoded).
+MAX_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)
+Bytes = NDArray[np.uint8]
+JPEG = b"\xff\xd8\xff"
+# SOF markers of JPEG: height, width and components follow (ITU-T T.81, B.2.2). C4, C8 and CC mean something else.
+SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+SOS, APP1 = 0xDA, 0xE1  # pixels follow; EXIF or XMP data follow
+ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # no length follows
+# Endings that Pillow knows, of files that hold no pixels it could read.
+NO_IMAGES = {".bufr", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".palm", ".pdf", ".ps"}
+
+
+class UnreadableImageError(ValueError):
+    """A file that is no image, or a broken one; the message is the reason, without the path."""
+
+
+def decode(path: Path | str, mode: str = "RGB") -> Tensor:
+    """Read an image file.
+
+    The orientation in its EXIF data is applied; transparency is dropped; 16 bits are cut to the upper 8; of an animation the
+    first frame is taken.
+
+    Args:
+        path: a JPEG, PNG, WebP, GIF, BMP or TIFF file, or another one that Pillow reads.
+        mode: what the channels shall be: L, RGB or RGBA.
+
+    Returns:
+        (C, H, W) uint8.
+
+    Raises:
+        UnreadableImageError: the file is missing, empty, broken, no image, or has more than MAX_PIXELS pixels.
+    """
+    return decode_bytes(read_bytes(path), mode)
+
+
+def read_bytes(path: Path | str) -> Bytes:
+    """A file's content, (bytes,) uint8.
+
+    Raises:
+        UnreadableImageError: it is missing or empty.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise UnreadableImageError((error.strerror or str(error)).lower()) from None
+    if not len(data):
+        raise UnreadableImageError("empty file")
+    return data
+
+
+def decode_bytes(data: Bytes, mode: str = "RGB") -> Tensor:
+    """`decode` for a file that has been read."""
+    start = data[:32].tobytes()
+    jpeg = start.startswith(JPEG)
+    width, height = jpeg_header(data)[:2] if jpeg else webp_size(start)
+    _refuse_bomb(width, height)
+    # Without a size from here, Pillow looks for it: torchvision would take memory for whatever the file claims.
+    if mode == "RGB" and width and not (jpeg and _orientation_is_odd(data)):
+        try:
+            return _with_torchvision(torch.from_numpy(data), jpeg)
+        except RuntimeError:
+            pass  # Pillow reads some files that torchvision refuses, and says better what is wrong with the others
+    return _with_pillow(data, mode)
+
+
+def jpeg_header(data: Bytes) -> tuple[int, int, int]:
+    """(width, height, components) from a JPEG's frame header, far faster than opening it with Pillow; zeros if it isn't found."""
+    for marker, content in _jpeg_segments(data):
+        if marker in SOF and len(content) >= 6:
+            return int.from_bytes(content[3:5], "big"), int.from_bytes(content[1:3], "big"), content[5]
+    return 0, 0, 0
+
+
+def webp_size(start: bytes) -> tuple[int, int]:
+    """(width, height) from the first 30 bytes of a WebP file that is nothing but pixels; else zeros (RFC 9649, 2.5 and 2.6)."""
+    kind, number = start[:4] + start[8:16], int.from_bytes(start[20:30], "little")
+    if kind == b"RIFFWEBPVP8 ":
+        return number >> 48 & 0x3FFF, number >> 64 & 0x3FFF
+    if kind == b"RIFFWEBPVP8L":
+        return (number >> 8 & 0x3FFF) + 1, (number >> 22 & 0x3FFF) + 1
+    return 0, 0
+
+
+def image_mode(data: Bytes) -> str:
+    """The mode that Pillow gives a file which `decode_bytes` has read: L, P, RGB, RGBA, CMYK, I;16, ..."""
+    components = jpeg_header(data)[2] if data[:3].tobytes() == JPEG else 0
+    if components:
+        return {1: "L", 4: "CMYK"}.get(components, "RGB")
+    with Image.open(io.BytesIO(data.data)) as file:
+        return file.mode
+
+
+def find_images(paths: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """Expand folders into the image files below them.
+
+    Returns:
+        The files in order, and path -> reason for those that are not there or hold no image.
+    """
+    Image.init()
+    endings = set(Image.EXTENSION) - NO_IMAGES
+    files: list[Path] = []
+    missing: dict[str, str] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+            files += inside
+            if not inside:
+                missing[str(path)] = "no image files in this folder"
+        elif path.is_file():
+            files.append(path)
+        else:
+            missing[str(path)] = "no such file or folder"
+    return files, missing
+
+
+def _jpeg_segments(data: Bytes) -> Iterator[tuple[int, memoryview]]:
+    """(marker, content) of the segments before a JPEG's pixels; ends early where a file is odd.
+
+    What libjpeg skips and this does not, such as bytes between segments, could hide another size from `jpeg_header`.
+    """
+    view, at = data.data, 2
+    while at + 4 <= len(view) and view[at] == 0xFF:
+        marker = view[at + 1]
+        if marker == 0xFF:  # padding before a marker
+            at += 1
+            continue
+        if marker == SOS or marker in ALONE:
+            return
+        end = at + 2 + int.from_bytes(view[at + 2 : at + 4], "big")
+        yield marker, view[at + 4 : end]
+        at = end
+
+
+def _orientation_is_odd(data: Bytes) -> bool:
+    """Whether torchvision may miss a JPEG's orientation: it reads the first APP1 segment only, and not XMP, as Pillow does."""
+    app1 = [bytes(content) for marker, content in _jpeg_segments(data) if marker == APP1]
+    return bool(app1) and (not app1[0].startswith(b"Exif\0\0") or any(b"tiff:Orientation" in xmp for xmp in app1[1:]))
+
+
+def _with_torchvision(data: Tensor, jpeg: bool) -> Tensor:
+    image_CHW: Tensor
+    if jpeg:
+        image_CHW = decode_jpeg(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    else:
+        image_CHW = decode_webp(data, mode=ImageReadMode.RGB)
+    return image_CHW
+
+
+def _with_pillow(data: Bytes, mode: str) -> Tensor:
+    try:
+        with Image.open(io.BytesIO(data.data)) as file:
+            _refuse_bomb(*file.size)
+            if file.format == "EPS":  # a program, which Pillow would hand to Ghostscript
+                raise UnreadableImageError("PostScript, not an image")
+            file.load()
+            with suppress(Exception):  # EXIF data that can't be read: the pixels are there all the same
+                ImageOps.exif_transpose(file, in_place=True)
+            image: Image.Image = file
+        if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        elif image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # Pillow warns of a straight way to grey
+        pixels_HWC = np.array(image.convert(mode))
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError("not an image") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second where warnings are errors
+        raise UnreadableImageError(str(error).partition(",")[0]) from None
+    except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, ...
+        raise UnreadableImageError(f"broken: {error}") from None
+    return torch.from_numpy(pixels_HWC.reshape(*pixels_HWC.shape[:2], -1)).permute(2, 0, 1)
+
+
+def _refuse_bomb(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(f"{width} x {height} is {width * height:,} pixels, more than the {MAX_PIXELS:,} taken as safe")

@@ -1,0 +1,187 @@
+"""A folder of class folders, `root/cat/1.jpg`, or of such folders for each split, `root/train/cat/1.jpg`.
+
+The Dataset over it, and the DataModule.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_guide.data.files import ImageDataset, Paths
+from lit_guide.data.photos import Listing, PhotoData, shown
+from lit_guide.errors import ConfigError, UserError
+
+# What people call the splits.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+# What Windows, macOS, network drives and repairs leave between images, in lower case.
+SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
+
+
+class ImageFolderDataset(ImageDataset):
+    """The images in `root/<class>/**` with the class as label: sample i is (image_CHW uint8 RGB, label).
+
+    Classes are numbered in the order of their names. Hidden files are left out.
+
+    Args:
+        root: the folder with one folder a class.
+        transform: an image (C, H, W) uint8 -> what the sample shall hold in its place.
+
+    Raises:
+        UserError: there are no class folders in it, or no files in them.
+    """
+
+    def __init__(self, root: Path | str, transform: Callable[[Tensor], Tensor] | None = None) -> None:
+        listing = list_folder(Path(root))
+        self.class_names = listing.class_names
+        super().__init__(root, listing.paths, torch.from_numpy(listing.labels_N), transform)
+
+
+class FolderData(PhotoData):
+    """Photos in class folders: `root/<class>/*`, or `root/{train,val,test}/<class>/*`.
+
+    Without folders for the splits the files are divided here, stratified and seeded; a split that is missing is cut from train.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+
+    def scan(self) -> Listing:
+        """List the files of every class.
+
+        Raises:
+            ConfigError: there is no such folder.
+            UserError: it holds no class folders, or only one with images, or no folder train beside val or test.
+        """
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            what = f"{root} is a file, no folder" if root.exists() else f"There is no folder {root}"
+            raise ConfigError(f"{what}. Give the folder of your class folders with --data.root DIR.")
+        splits = split_folders(root)
+        if splits and "train" not in splits:
+            raise UserError(f"{root} has {' and '.join(splits.values())}, but no train.")
+        listing = list_folder(root, splits)
+        if len(listing.class_names) == 1:
+            only = root / splits.get("train", "") / listing.class_names[0]
+            inside = (
+                f" If the folders in it are the classes, give --data.root {only}." if not splits and visible_folders(only) else ""
+            )
+            raise UserError(f"The only class folder with images is {only}: a classifier needs at least two.{inside}")
+        return listing
+
+
+def split_folders(root: Path) -> dict[str, str]:
+    """Split name -> name of its folder; empty where the folders in `root` are classes.
+
+    Raises:
+        UserError: a split has two folders.
+    """
+    there = visible_folders(root)
+    found = {split: [name for name in there if name.lower() in names] for split, names in SPLIT_NAMES.items()}
+    splits = {split: folders[0] for split, folders in found.items() if folders}
+    others = [name for name in there if name not in splits.values()]
+    # One of these names may be a class: bus, car, train. Several of them, or train with class folders in it, mean splits.
+    if len(splits) < 2 and ("train" not in splits or (others and not visible_folders(root / splits["train"]))):
+        return {}
+    for folders in found.values():
+        if len(folders) > 1:
+            raise UserError(f"{root} has both {' and '.join(folders)}: keep one of them.")
+    return splits
+
+
+def list_folder(root: Path, splits: Mapping[str, str] | None = None) -> Listing:
+    """List the files in class folders.
+
+    Args:
+        root: the folder.
+        splits: split name -> the folder in `root` that its class folders are in; they are in `root` itself if there are none.
+
+    Raises:
+        UserError: there are no class folders, or no files in them.
+    """
+    notes: list[str] = []
+    if splits and (others := [name for name in visible_folders(root) if name not in splits.values()]):
+        notes.append(
+            f"folders beside {' and '.join(splits.values())} are not used:\n{shown([str(root / name) for name in others])}"
+        )
+    where: list[tuple[str, str, str]] = []  # split, class, and their folder
+    for split, folder in (splits or {"": ""}).items():
+        classes = visible_folders(root / folder)
+        if not classes:
+            example = root / folder / "cat" / "1.jpg"
+            raise UserError(f"{root / folder} holds no class folders: put the images of each class into one, such as {example}.")
+        if loose := [entry.name for entry in (root / folder).iterdir() if entry.is_file() and not hidden(entry.name)]:
+            notes.append(f"files in {root / folder} outside the class folders are not used:\n{shown(sorted(loose))}")
+        where += [(split, name, f"{folder}/{name}" if folder else name) for name in classes]
+    class_names = sorted({name for _, name, _ in where})
+    counts: list[int] = []
+
+    def names() -> Iterator[str]:
+        for _, _, folder in where:
+            count = 0
+            for path in files_below(root / folder):
+                yield f"{folder}/{path}"
+                count += 1
+            counts.append(count)
+
+    paths = Paths(names())
+    if not len(paths):
+        raise UserError(f"There are no images in the folders of {root}.")
+    number = {name: index for index, name in enumerate(class_names)}
+    labels_N = np.repeat([number[name] for _, name, _ in where], counts)
+    if empty := [str(root / folder) for (_, _, folder), count in zip(where, counts, strict=True) if not count]:
+        notes.append(f"folders without an image are left out:\n{shown(empty)}")
+        used, labels_N = np.unique(labels_N, return_inverse=True)
+        class_names = [class_names[k] for k in used]
+    rows = None
+    if splits:
+        split_N = np.repeat([split for split, _, _ in where], counts)
+        rows = {split: np.flatnonzero(split_N == split) for split in splits}
+        # A split without images is as good as not there.
+        rows = {split: indices for split, indices in rows.items() if len(indices) or split == "train"}
+    return Listing(root, paths, labels_N, class_names, rows, notes)
+
+
+def visible_folders(root: Path) -> list[str]:
+    """Names of the folders in `root`, in order, those left out that hold no images of the user."""
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name))
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is the system's, not the user's."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Files in a class folder and the folders in it, relative to it, in order; links are followed, each folder read once.
+
+    Raises:
+        UserError: a folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} can't be read: {error.strerror}.")
+
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        if (real := os.path.realpath(parent)) in seen:  # a link to a folder above it would go round for ever
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        inside = Path(parent).relative_to(folder).as_posix()
+        for name in sorted(names):
+            if not hidden(name):
+                yield name if inside == "." else f"{inside}/{name}"

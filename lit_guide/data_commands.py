@@ -1,0 +1,118 @@
+"""`lit-guide data check` and `lit-guide data show`: look at a set of images before training on it."""
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_guide import runs
+from lit_guide.data import DataModule
+from lit_guide.data.check import check, print_report
+from lit_guide.data.quarantine import folder_of, put_back, quarantine
+from lit_guide.data.show import show
+from lit_guide.errors import ConfigError, UserError
+from lit_guide.parser import ClassifierCLI, Parser
+
+HELP = """usage: lit-guide data check|show --config FILE [--KEY VALUE ...]
+
+  check  decode every image; list what is broken, there twice, in two splits, or uneven, on the screen and in data_check.json
+         lit-guide data check --config configs/folder.yaml --data.root DIR
+         --fix quarantine moves broken files to DIR-quarantine, --fix undo moves them back
+  show   draw a training batch, the same images as they are, and how many images each class has
+         lit-guide data show --config configs/folder.yaml --data.root DIR
+"""
+
+
+class DataCLI(ClassifierCLI):
+    """Look at the images before training; the recipes and flags of `fit` serve here too.
+
+    Args:
+        command: data check, or data show.
+        args: the command line after it.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys of `fit`, and the command's own."""
+        super().add_arguments_to_parser(parser)
+        default = "." if self.command == "data check" else "data_show"
+        parser.add_argument("--output", type=str, default=default, help="The folder that data_check.json, or pictures, go to.")
+        if self.command == "data check":
+            parser.add_argument(
+                "--fix",
+                type=str | None,
+                default=None,
+                help="quarantine: move files that can't be decoded away. undo: move them back.",
+            )
+            parser.add_argument(
+                "--near_bits", type=int, default=5, help="Bits of 64 in which the hashes of near duplicates may differ."
+            )
+        else:
+            parser.add_argument("--samples", type=int, default=24, help="How many images of a training batch are drawn.")
+
+    def instantiate_classes(self) -> None:
+        """Build the data."""
+        parser = Parser()
+        parser.add_subclass_arguments(DataModule, "data")
+        if self.config.get("data") is None:
+            raise ConfigError(f"{self.command} needs to know which data: give --config FILE, or --data CLASS.")
+        if "cache" in self.config.data.init_args:
+            self.config.data.init_args.cache = "none"  # the files themselves are looked at
+        self.datamodule = parser.instantiate(Namespace(data=self.config.data)).data  # type: ignore[no-untyped-call]
+
+
+def data(args: list[str]) -> None:
+    """Run `data check` or `data show`."""
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        raise SystemExit(0 if args else 2)
+    if args[0] not in ACTIONS:
+        near = get_close_matches(args[0], ACTIONS, n=1)
+        raise ConfigError(f"There is no command 'data {args[0]}'. Did you mean data {near[0] if near else 'check'}?")
+    ACTIONS[args[0]](DataCLI(f"data {args[0]}", args[1:]))
+
+
+def _check(cli: DataCLI) -> None:
+    config, source = cli.config, cli.datamodule
+    root = _root(source) if config.fix is not None else None
+    if config.fix not in (None, "quarantine", "undo"):
+        raise ConfigError(f"--fix {config.fix}: it is quarantine or undo.")
+    if root is not None and config.fix == "undo":
+        back = put_back(root)
+        print(f"{len(back)} files are where they were:\n" + "\n".join(f"  {path}" for path in back))
+        return
+    report = check(source, config.near_bits)
+    output = Path(config.output)
+    runs.make_results_dir(output)
+    runs.write_atomic(output / "data_check.json", json.dumps(report.as_dict(), indent=1) + "\n")
+    print_report(report)
+    wrong = report.wrong
+    if root is not None and report.bad_files:
+        moved = quarantine(root, report.bad_files)
+        print(f"Moved {len(moved)} files to {folder_of(root)}; the same command with --fix undo moves them back.")
+        if len(moved) == len(report.bad_files):
+            wrong = [finding for finding in wrong if finding.kind != "unreadable"]
+    print(f"All findings are in {output / 'data_check.json'}")
+    if wrong:
+        listed = "\n".join(f"  {f.what}" + (f" ({len(f.items):,})" if f.items else "") for f in wrong)
+        raise UserError(f"Mend this before you train:\n{listed}")
+    print(f"{report.images:,} images: nothing is wrong with them.")
+
+
+def _root(source: DataModule) -> Path:
+    root: Any = getattr(source, "listing", None)
+    if root is None or not getattr(source, "on_disk", False):
+        raise ConfigError("--fix moves image files, and these data are none. Mend them where they come from.")
+    return Path(root.root)
+
+
+def _show(cli: DataCLI) -> None:
+    if cli.config.samples < 1:
+        raise ConfigError(f"--samples is {cli.config.samples}; it must be 1 or more.")
+    for path in show(cli.datamodule, Path(cli.config.output), cli.config.samples):
+        print(f"Drew {path}")
+
+
+ACTIONS = {"check": _check, "show": _show}
