@@ -18,18 +18,18 @@ from typing import Any
 
 import record
 
-CONFIG = Path(__file__).parent.parent / "configs" / "digits.yaml"
+CONFIGS = Path(__file__).parent.parent / "configs"
 SEEDS = 5
 CORES = 2
 ACCURACY = 0.985
 SECONDS = 30.0
 
 
-def train(seed: int, options: list[str]) -> dict[str, Any]:
-    """One run of the real command in a new directory; its figures."""
+def train(recipe: str, seed: int, options: list[str]) -> dict[str, Any]:
+    """One run of a recipe by the real command in a new directory; its figures."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        command = [sys.executable, "-m", "lit_guide", "fit", "--config", str(CONFIG), "--seed_everything", str(seed)]
+        command = [sys.executable, "-m", "lit_guide", "fit", "--config", str(CONFIGS / recipe), "--seed_everything", str(seed)]
         started = time.perf_counter()
         done = subprocess.run([*command, "--run_dir", str(run_dir), *options], cwd=folder, capture_output=True, text=True)
         wall = time.perf_counter() - started
@@ -53,7 +53,7 @@ def main() -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     options = ["--trainer.max_epochs", "2"] if quick else []
-    runs = record.repeat(1 if quick else SEEDS, lambda seed: train(seed, options), None if quick else given.wait)
+    runs = record.repeat(1 if quick else SEEDS, lambda seed: train("digits.yaml", seed, options), None if quick else given.wait)
     counted = record.undisturbed(runs)
     middle = record.medians(runs)
     print(f"medians: {middle}")

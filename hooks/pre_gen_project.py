@@ -13,11 +13,11 @@ LONGEST = 40  # characters of a name: lines of code with it still fit into 130
 TAKEN = re.findall(
     r"\w+",
     """
-    build configs cookiecutter cruft functorch hatch hatchling jsonargparse lightning lightning_fabric lightning_utilities
-    lit_guide mlflow mlflow_skinny mypy mypyc numpy onnx onnxruntime onnxscript pil pillow pip pre_commit py pytest python
-    python3 pytorch_lightning pyyaml rich ruff scikit_learn scipy setuptools sklearn tensorboard torch torchgen torchmetrics
-    torchvision types_pyyaml wandb yaml
-    benchmarks data dist docs hooks runs src test tests
+    build configs cookiecutter cruft filelock functorch hatch hatchling jsonargparse lightning lightning_fabric
+    lightning_utilities lit_guide matplotlib mlflow mlflow_skinny mpl_toolkits mypy mypyc numpy onnx onnxruntime onnxscript pil
+    pillow pip pre_commit py pyarrow pylab pytest python python3 pytorch_lightning pyyaml rich ruff scikit_learn scipy setuptools
+    sklearn tensorboard torch torchgen torchmetrics torchvision types_pyyaml wandb yaml
+    benchmarks data data_show dist docs hooks photos runs src test tests
     aux con nul prn
     """,
 )

@@ -1,10 +1,12 @@
 """Fixtures that train once and lend the run to every test that only reads it."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import lit_guide.commands  # noqa: F401  # now: Lightning's log handler must not hold on to the stream of one test
@@ -21,6 +23,14 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a test checks or caches goes to the home directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture
@@ -53,3 +63,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_run(trained: Path, tmp_path: Path) -> Path:
     """A copy of that run, to be changed."""
     return Path(shutil.copytree(trained, tmp_path / "own_run"))
+
+
+@pytest.fixture(scope="session")
+def photos() -> Iterator[dict[str, tuple[Path, np.ndarray]]]:
+    """name -> (path, pixels_HWC) of two real photos, china.jpg and flower.jpg, 427 x 640."""
+    from sklearn.datasets import load_sample_images  # here: most tests need not wait for SciPy
+
+    with as_file(files("sklearn.datasets.images")) as folder:
+        sample = load_sample_images()
+        names = [Path(name).name for name in sample.filenames]
+        yield {name: (folder / name, pixels) for name, pixels in zip(names, sample.images, strict=True)}

@@ -151,6 +151,7 @@ def test_hyperparameters_hold_what_was_given():
         "scheduler": {"name": "WarmupCosine", "warmup": 0.1},
         "label_smoothing": 0.0,
         "class_weights": [1.0, 3.0],
+        "crop": None,
     }
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lit_guide.data.splits import named_split, stratified_split
+from lit_guide.data.splits import grouped_split, named_split, stratified_split
 
 FRACTIONS = {"train": 0.65, "val": 0.15, "test": 0.2}
 
@@ -82,6 +82,121 @@ def test_a_share_of_zero_gives_an_empty_integer_array():
 def test_no_rows_at_all_give_empty_splits():
     parts = stratified_split(np.empty(0, dtype=np.int64), FRACTIONS, seed=0)
     assert {name: rows.tolist() for name, rows in parts.items()} == {"train": [], "val": [], "test": []}
+
+
+def test_copies_stay_with_the_first_of_their_group_and_the_rest_is_dealt_out_in_proportion():
+    labels_N = np.arange(1000) % 2
+    copies = [np.array([start, start + 200, start + 401]) for start in range(100)]  # the last is of the other class
+    parts = stratified_split(labels_N, FRACTIONS, seed=0, copies=copies)
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(1000))
+    split_of = {row: name for name, rows in parts.items() for row in rows.tolist()}
+    assert {tuple({split_of[row] for row in group.tolist()}) for group in copies} == {("train",), ("val",), ("test",)}
+    followers = {row for group in copies for row in group[1:].tolist()}
+    for name, rows in parts.items():
+        assert (np.diff(rows) > 0).all()
+        assert len(set(rows.tolist()) - followers) == pytest.approx(FRACTIONS[name] * 800, abs=2)
+
+
+def test_empty_groups_of_copies_change_nothing():
+    plain = stratified_split(uneven_labels(), FRACTIONS, seed=0)
+    with_none = stratified_split(uneven_labels(), FRACTIONS, seed=0, copies=[np.array([], dtype=np.int64), np.array([5])])
+    for name in FRACTIONS:
+        np.testing.assert_array_equal(plain[name], with_none[name])
+
+
+# --- grouped_split
+
+
+def subjects(seed, classes=4):
+    """3,000 rows of 200 subjects; every second time a subject has images of one class only."""
+    generator = np.random.default_rng(seed)
+    group_N = generator.integers(0, 200, 3000)
+    labels_N = group_N % classes if seed % 2 else generator.integers(0, classes, 3000)
+    return labels_N, [f"subject {group}" for group in group_N]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_of_a_group_are_all_in_one_split(seed):
+    labels_N, groups = subjects(seed)
+    parts = grouped_split(labels_N, groups, FRACTIONS, seed)
+    assert list(parts) == ["train", "val", "test"]
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(3000))
+    for rows in parts.values():
+        assert rows.dtype == np.int64
+        assert (np.diff(rows) > 0).all()
+    train, val, test = ({groups[row] for row in rows} for rows in parts.values())
+    assert not train & val
+    assert not train & test
+    assert not val & test
+    assert train | val | test == set(groups)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_grouped_splits_have_their_share_of_every_class_within_a_group(seed):
+    labels_N, groups = subjects(seed)
+    largest = np.unique(groups, return_counts=True)[1].max()
+    for name, rows in grouped_split(labels_N, groups, FRACTIONS, seed).items():
+        for value in range(4):
+            total = (labels_N == value).sum()
+            assert abs((labels_N[rows] == value).sum() - FRACTIONS[name] * total) <= largest, (name, value)
+
+
+def test_grouped_split_depends_on_its_seed_alone():
+    labels_N, groups = subjects(0)
+    np.random.seed(0)
+    first = grouped_split(labels_N, groups, FRACTIONS, seed=7)
+    drawn = np.random.random()
+    np.random.seed(0)
+    assert np.random.random() == drawn
+    for name, rows in grouped_split(labels_N, groups, FRACTIONS, seed=7).items():
+        np.testing.assert_array_equal(rows, first[name])
+    assert set(grouped_split(labels_N, groups, FRACTIONS, seed=8)["test"]) != set(first["test"])
+
+
+def test_groups_of_one_row_are_split_as_rows_are():
+    labels_N = np.arange(100) % 2
+    parts = grouped_split(labels_N, [str(row) for row in range(100)], FRACTIONS, seed=0)
+    assert {name: np.bincount(labels_N[rows]).tolist() for name, rows in parts.items()} == {
+        "train": [33, 33],
+        "val": [7, 7],
+        "test": [10, 10],
+    }
+
+
+def test_a_group_of_half_the_rows_goes_to_the_largest_split():
+    groups = ["giant"] * 50 + [str(row) for row in range(50)]
+    parts = grouped_split(np.arange(100) % 2, groups, FRACTIONS, seed=3)
+    assert set(range(50)) <= set(parts["train"].tolist())
+    assert {name: len(rows) for name, rows in parts.items()} == {"train": 66, "val": 14, "test": 20}
+
+
+def test_a_group_goes_where_most_of_its_rows_are_lacking():
+    first, second, third = [0] * 14, [0] * 7 + [1] * 6, [0] * 4 + [1]
+    labels_N = np.array([*first, *second, *third, *[1] * 13])
+    groups = ["first"] * 14 + ["second"] * 13 + ["third"] * 5 + [f"single {row}" for row in range(13)]
+    parts = grouped_split(labels_N, groups, {"a": 0.5, "b": 0.5}, seed=0)
+    assert {name: np.bincount(labels_N[rows]).tolist() for name, rows in parts.items()} == {"a": [14, 10], "b": [11, 10]}
+
+
+def test_a_grouped_share_of_zero_gets_no_group_and_one_group_goes_to_train():
+    parts = grouped_split(np.arange(10) % 2, [str(row) for row in range(10)], {"train": 0.8, "val": 0.0, "test": 0.2}, seed=0)
+    assert {name: len(rows) for name, rows in parts.items()} == {"train": 8, "val": 0, "test": 2}
+    alone = grouped_split(np.arange(10) % 2, ["same"] * 10, FRACTIONS, seed=0)
+    assert {name: len(rows) for name, rows in alone.items()} == {"train": 10, "val": 0, "test": 0}
+    assert alone["val"].dtype == np.int64
+
+
+def test_no_rows_at_all_give_empty_grouped_splits():
+    parts = grouped_split(np.empty(0, dtype=np.int64), [], FRACTIONS, seed=0)
+    assert {name: rows.tolist() for name, rows in parts.items()} == {"train": [], "val": [], "test": []}
+
+
+def test_grouped_fractions_that_do_not_sum_to_one_are_refused():
+    with pytest.raises(ValueError, match=r"must be >= 0 and sum to 1.*train"):
+        grouped_split(np.array([0, 1]), ["a", "b"], {"train": 0.5, "val": 0.4}, seed=0)
+
+
+# --- named_split
 
 
 @pytest.mark.parametrize("dtype", [str, bytes, object])

@@ -32,8 +32,14 @@ LONG = "a23456789-b23456789-c23456789-d234567890"
 # Together they take every choice of every question.
 ANSWERS: dict[str, dict[str, str]] = {
     "my-classifier": {},
-    "ab": {"project_slug": "ab", "license": "Apache-2.0", "author_email": "ada@example.org"},
-    "net-2-go": {"project_name": "Net 2 Go", "license": "BSD-3-Clause", "ci": "none", "author_name": "Zoë Łukasiewicz"},
+    "ab": {"project_slug": "ab", "license": "Apache-2.0", "author_email": "ada@example.org", "data": "folder"},
+    "net-2-go": {
+        "project_name": "Net 2 Go",
+        "license": "BSD-3-Clause",
+        "data": "torchvision",
+        "ci": "none",
+        "author_name": "Zoë Łukasiewicz",
+    },
     LONG: {
         "project_slug": LONG,
         "description": """It's a "quoted" \\ description 数字""",
@@ -144,10 +150,14 @@ def test_bake(bake: Bake, slug: str) -> None:
     licence = (project / "LICENSE").read_text(encoding="utf-8")
     assert heading in licence
     assert author["name"] in licence
-    assert "DEMO ?= --config configs/" + answers.get("data", "digits") in (project / "Makefile").read_text(encoding="utf-8")
+    (demo,) = re.findall(r"^DEMO \?= (.*)", (project / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert f"--config configs/{answers.get('data', 'digits')}.yaml" in demo
     readme = (project / "README.md").read_text(encoding="utf-8")
     assert readme.startswith(f"# {answers.get('project_name', 'My Classifier')}\n\n{config['description']}\n")
-    assert ("**Your arrays.**" in readme) == (answers.get("data") == "arrays")
+    headings = {"folder": ["Your photos"], "arrays": ["Your arrays"], "torchvision": ["Your set"]}
+    assert re.findall(r"^\*\*(.+?)\.\*\*", readme.partition("## ")[0], flags=re.MULTILINE) == headings.get(
+        answers.get("data", "digits"), []
+    )
 
     must_be_tidy(project)
     shown = must(sys.executable, "-m", slug.replace("-", "_"), "--help", cwd=project)
