@@ -24,8 +24,7 @@ commands:
   predict    classify image files        lit-guide predict --run latest --images a.png some_folder/
   export     write ONNX, TorchScript     lit-guide export --run latest --formats onnx
              and torch.export files
-  data       look at the images first    lit-guide data check --config configs/folder.yaml --data.root DIR
-                                         lit-guide data show --config configs/folder.yaml --data.root DIR
+  data       look at the images first    lit-guide data check|show --config configs/folder.yaml
 
 lit-guide COMMAND --help lists a command's options. --version prints the version.
 A device is chosen by flags: --accelerator gpu --devices 2 --strategy ddp --precision bf16-mixed
@@ -98,8 +97,10 @@ def main(args: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        first = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        return _fail(f"{first}\nLIT_GUIDE_DEBUG=1 shows where it happened.", 1)
+        lines = f"{type(error).__name__}: {error}".strip().splitlines()
+        # What a loader process raised comes with its traceback; the message is the last line.
+        what = lines[-1] if "in DataLoader worker process" in lines[0] else lines[0]
+        return _fail(f"{what}\nLIT_GUIDE_DEBUG=1 shows where it happened.", 1)
     return 0
 
 

@@ -56,7 +56,10 @@ def fit(args: list[str]) -> None:
     if cli.validated:
         _run(cli, trainer.validate, ckpt_path=best, verbose=False)
         val = _metrics(cli)
-    _run(cli, trainer.test, ckpt_path=best, verbose=False)
+    test: dict[str, Any] = {}
+    if len(cli.datamodule.rows["test"]):
+        _run(cli, trainer.test, ckpt_path=best, verbose=False)
+        test = _metrics(cli)
     if not trainer.is_global_zero:
         return
     throughput = next(callback for callback in cli.callbacks if isinstance(callback, Throughput))
@@ -68,7 +71,7 @@ def fit(args: list[str]) -> None:
             "steps": trainer.global_step,
             **throughput.figures(time.perf_counter() - started),
             "val": val,
-            "test": _metrics(cli),
+            "test": test,
         },
     )
     print_closing(run_dir, results)

@@ -1,4 +1,4 @@
-"""`lit-guide data check` and `lit-guide data show`: look at a set of images before training on it."""
+"""`data check` and `data show`: look at a set of images before training on it."""
 
 import json
 from difflib import get_close_matches

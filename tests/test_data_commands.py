@@ -1,4 +1,4 @@
-"""`lit-guide data check` and `lit-guide data show`, as they are typed."""
+"""`data check` and `data show`, as they are typed."""
 
 import json
 from pathlib import Path

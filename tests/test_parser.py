@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+from lit_guide.errors import UserError
 from lit_guide.parser import ClassifierCLI
 
 from .conftest import Run
@@ -57,11 +59,25 @@ def test_data_facts_reach_the_model_untyped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_every_shipped_recipe_parses(recipe: Path, tmp_path: Path) -> None:
-    extra = []
-    if recipe.stem == "arrays":
-        np.savez(tmp_path / "a.npz", images=np.zeros((40, 8, 8), dtype=np.uint8), labels=np.arange(40) % 2)
-        extra = ["--data.path", str(tmp_path / "a.npz")]
-    parse(tmp_path, "--config", str(recipe), *extra)
+    images, labels = np.zeros((40, 8, 8), dtype=np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    rows = ["path,label"]
+    for number, label in enumerate(labels):
+        path = tmp_path / "photos" / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(path)
+        rows.append(f"{path},{label}")
+    (tmp_path / "photos.csv").write_text("\n".join(rows))
+    where = {
+        "arrays": ["--data.path", tmp_path / "a.npz"],
+        "folder": ["--data.root", tmp_path / "photos"],
+        "table": ["--data.table", tmp_path / "photos.csv"],
+    }
+    if recipe.stem == "torchvision":  # not downloaded; tests/data/test_torchvision_set.py has sets of its own
+        with pytest.raises(UserError, match="CIFAR10 is not complete in"):
+            parse(tmp_path, "--config", str(recipe), "--data.root", str(tmp_path), "--data.download", "false")
+        return
+    parse(tmp_path, "--config", str(recipe), *map(str, where.get(recipe.stem, [])))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: f"{p.parent.name}-{p.stem}")

@@ -183,7 +183,7 @@ class DataModule(LightningDataModule, ABC):
         std_C = (square_C / count - mean_C.square()).clamp(min=0).sqrt()
         # A constant channel carries nothing; dividing it by one keeps it finite.
         std_C[std_C < 1e-6] = 1.0
-        return [round(v, 6) for v in mean_C.tolist()], [round(v, 6) for v in std_C.tolist()]
+        return mean_C.float().tolist(), std_C.float().tolist()
 
     def sample_names(self, split: str) -> list[str]:
         """A name for each sample of a split, in order: what `predict` prints."""

@@ -118,8 +118,9 @@ class PhotoData(DataModule):
             UserError: the set comes split, and a split has a class that train lacks.
         """
         listing = self.scan()
-        for name, rows in (listing.rows or {}).items():
-            strange = np.setdiff1d(listing.labels_N[rows], listing.labels_N[listing.rows["train"]])  # type: ignore[index]
+        given = listing.rows or {}
+        for name, rows in given.items():
+            strange = np.setdiff1d(listing.labels_N[rows], listing.labels_N[given["train"]])
             if len(strange):
                 classes = shown([listing.class_names[k] for k in strange])
                 raise UserError(f"The {name} split of {listing.root} has {len(strange)} classes that train lacks:\n{classes}")
@@ -141,8 +142,9 @@ class PhotoData(DataModule):
                 raise UserError(f"None of the {len(listing.paths)} files is an image that can be used:\n{names}")
             if self.on_bad_image == "error":
                 raise UserError(
-                    f"{len(examined.bad)} of {len(listing.paths)} files can't be used:\n{names}\nMend or delete them, move them "
-                    "away with `lit-guide data check --fix quarantine`, or train on the rest with --data.on_bad_image skip."
+                    f"{len(examined.bad)} of {len(listing.paths)} files can't be used:\n{names}\nMend or delete them, "
+                    "move them away with `lit-guide data check --fix quarantine`, "
+                    "or train on the rest with --data.on_bad_image skip."
                 )
             warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
         good_N = np.ones(len(listing.paths), dtype=bool)

@@ -102,7 +102,8 @@ def _label(label: Tensor, names: Sequence[str]) -> str:
     if label.ndim == 0:
         return names[int(label)]
     top = label.topk(min(2, len(label)))
-    return " + ".join(f"{names[int(k)]} {share:.0%}" for share, k in zip(top.values, top.indices, strict=True) if share > 0)
+    pairs = zip(top.values, top.indices, strict=True)
+    return " + ".join(f"{names[int(k)]} {100 * share:.0f} %" for share, k in pairs if share > 0)
 
 
 def _with_size(image_CHW: Tensor, name: str) -> str:

@@ -387,6 +387,20 @@ def test_a_build_that_fails_leaves_nothing_and_gives_the_lock_back(root, store, 
     assert_right(root, NAMES, open_files(root, NAMES, "disk", SIDE, store))
 
 
+def test_a_build_appears_in_one_step_once_it_is_complete(root, store, monkeypatch):
+    def interrupted(part, done):
+        assert sorted(path.name for path in part.iterdir()) == ["images.bin", "manifest.json", "sizes.npy"]
+        assert not done.exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            open_files(root, NAMES, "disk", SIDE, store)
+    assert not list(store.rglob("shorter-side-*"))
+    assert_right(root, NAMES, open_files(root, NAMES, "disk", SIDE, store))
+
+
 def many(root, photo, count=120):
     for index in range(count):
         photo.crop((index, 0, index + 64, 48)).save(root / f"{index:03}.bmp")

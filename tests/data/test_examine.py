@@ -285,6 +285,28 @@ def test_few_copies_wait_however_slow_they_are_kept(album, monkeypatch):
     assert max(waiting) <= 5
 
 
+def test_what_has_not_begun_is_given_up_when_it_is_interrupted(album, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "threads", lambda: 2)
+    folder, names = album
+    made = []
+
+    def copy(image_CHW):
+        time.sleep(0.01)
+        made.append(None)
+        return image_CHW
+
+    def interrupted(copy_CHW):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        examine(folder, [name for index, name in enumerate(names) if index % 3], copy=copy, keep=interrupted)
+    assert 4 <= len(made) <= 16  # of 20: the first four, and those that had begun
+    before = len(made)
+    time.sleep(0.05)
+    assert len(made) == before
+
+
 def test_torch_works_with_one_thread_meanwhile_and_with_as_many_as_before_in_the_end(album):
     seen = set()
 

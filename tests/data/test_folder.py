@@ -296,7 +296,7 @@ def test_a_root_that_is_no_folder_is_an_error_of_the_configuration(run, root, wo
     Path("file").write_text("a")
     outcome = run(*FIT, "--data.root", root)
     assert outcome.code == 2
-    assert outcome.err == f"lit-guide: {words}. Give the folder of your class folders with --data.root DIR.\n"
+    assert outcome.err.endswith(f": {words}. Give the folder of your class folders with --data.root DIR.\n")
     assert not Path("run").exists()
 
 
@@ -457,7 +457,8 @@ def test_f16_a_single_class_is_an_error(run, photos):
     root = photos(*(f"cat/{index}.png" for index in range(5)))
     outcome = run(*FIT, *TINY, "--data.root", root)
     assert outcome.code == 1
-    assert outcome.err == f"lit-guide: The only class folder with images is {root / 'cat'}: a classifier needs at least two.\n"
+    only = root / "cat"
+    assert outcome.err.endswith(f": The only class folder with images is {only}: a classifier needs at least two.\n")
 
 
 @pytest.mark.parametrize("inside", ["", "train/"])

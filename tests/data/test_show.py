@@ -77,10 +77,10 @@ def test_a_mixed_image_names_both_classes_with_their_shares(monkeypatch, folder,
     mixed = [at for at, title in enumerate(titles) if " + " in title]
     assert mixed
     for at in mixed:
-        (first, share), (second, rest) = (part.rsplit(" ", 1) for part in titles[at].split(" + "))
-        assert {first, second} == {"red", "blue"}
-        assert float(share[:-1]) + float(rest[:-1]) == pytest.approx(100, abs=1)
-        red = float(share[:-1]) if first == "red" else float(rest[:-1])
+        shares = {name: float(share) for name, share, _ in (part.split() for part in titles[at].split(" + "))}
+        assert set(shares) == {"red", "blue"}
+        assert sum(shares.values()) == pytest.approx(100, abs=1)
+        red = shares["red"]
         assert batch[at][0].mean().item() == pytest.approx(red / 100 * 250 / 255, abs=0.02)
 
 

@@ -432,7 +432,7 @@ def test_options_for_image_files_are_refused(argument):
 def test_without_a_connection_the_error_says_where_the_files_should_be(run, tmp_path, name):
     outcome = run(*FIT, "--data.dataset", name, "--data.root", "sets")
     assert outcome.code == 1
-    assert f"lit-guide: {name} is not complete in {tmp_path / 'sets'} and could not be had: " in outcome.err
+    assert f": {name} is not complete in {tmp_path / 'sets'} and could not be had: " in outcome.err
     assert "Name or service not known" in outcome.err
     assert outcome.err.endswith("Check the connection and try again, or put its files there by hand.\n")
     assert not Path("run").exists()

@@ -7,7 +7,13 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.data.transforms import EvalTransform, TrainTransform, random_box, resize, resize_shorter
+from lit_guide.data.transforms import (
+    EvalTransform,
+    TrainTransform,
+    random_box,
+    resize,
+    resize_shorter,
+)
 
 
 @pytest.fixture(scope="module", name="photo_CHW")
@@ -144,6 +150,13 @@ def test_random_boxes_lie_inside_the_image(height, width, min_area):
     assert min(height_N.min(), width_N.min()) >= 1
     assert (top_N + height_N).max() <= height
     assert (left_N + width_N).max() <= width
+
+
+def test_random_boxes_reach_every_edge():
+    boxes_N4 = drawn(20, 20, 0.3, 500)
+    top_N, left_N, height_N, width_N = boxes_N4[(boxes_N4[:, 2:] < 20).all(1)].T
+    assert (top_N.min(), left_N.min()) == (0, 0)
+    assert ((top_N + height_N).max(), (left_N + width_N).max()) == (20, 20)
 
 
 @pytest.mark.parametrize(
