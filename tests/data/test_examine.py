@@ -224,7 +224,7 @@ def album(tmp_path, crop):
 
 @pytest.mark.parametrize("chunk", [1, 3, 29, 30, 31])
 def test_files_a_task_change_nothing(album, monkeypatch, chunk):
-    expected = examine(*album)
+    expected = examine(*album, copy=lambda image_CHW: image_CHW)
     assert expected.duplicates == [[1, 29]]
     assert sorted(expected.bad) == list(range(0, 30, 3))
     monkeypatch.setattr(module, "CHUNK", chunk)
@@ -348,13 +348,30 @@ def test_the_bar_is_for_many_files_on_a_terminal_only(album, monkeypatch, capsys
 
 
 def test_hash_says_of_eight_by_nine_pixels_where_the_next_one_is_brighter():
-    green_89 = np.random.default_rng(0).permutation(72).reshape(8, 9).astype(np.uint8)
-    bits = "".join("1" if green_89[y, x + 1] > green_89[y, x] else "0" for y in range(8) for x in range(8))
+    grey_89 = np.random.default_rng(0).permutation(72).reshape(8, 9).astype(np.uint8)
+    bits = "".join("1" if grey_89[y, x + 1] > grey_89[y, x] else "0" for y in range(8) for x in range(8))
     assert 20 < bits.count("1") < 44
-    image_CHW = torch.from_numpy(np.stack([green_89.T.reshape(8, 9), green_89, 255 - green_89]))
+    image_CHW = torch.from_numpy(np.stack([grey_89] * 3))
     assert difference_hash(image_CHW) == int(bits, 2)
     assert difference_hash(image_CHW[1:2]) == int(bits, 2)  # grey: the only channel
     assert difference_hash(torch.cat([image_CHW, image_CHW[:1]])) == int(bits, 2)
+
+
+def test_colours_count_by_their_brightness():
+    colours_389 = np.random.default_rng(1).integers(0, 256, (3, 8, 9), dtype=np.uint8)
+    grey_189 = torch.from_numpy(np.tensordot([0.299, 0.587, 0.114], colours_389, 1).round().astype(np.uint8)[None])
+    differing = difference_hash(torch.from_numpy(colours_389)) ^ difference_hash(grey_189)
+    assert differing.bit_count() <= 1  # rounding may make two areas equal
+    assert difference_hash(torch.from_numpy(colours_389[1:2])) != difference_hash(grey_189)
+
+
+def test_a_file_hashes_alike_whether_its_colours_are_decoded_or_not(album):
+    alone, with_copies = examine(*album), examine(*album, copy=lambda image_CHW: image_CHW)
+    bits = np.bitwise_count(alone.dhash_N ^ with_copies.dhash_N)
+    assert bits.max() <= 2
+    assert (alone.bad, alone.duplicates) == (with_copies.bad, with_copies.duplicates)
+    for name in ("width_N", "height_N", "mode_N"):
+        np.testing.assert_array_equal(getattr(alone, name), getattr(with_copies, name))
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (200, 130), (40, 500)])
