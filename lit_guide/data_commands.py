@@ -3,7 +3,7 @@
 import json
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
@@ -42,7 +42,7 @@ class DataCLI(ClassifierCLI):
         if self.command == "data check":
             parser.add_argument(
                 "--fix",
-                type=str | None,
+                type=Literal["quarantine", "undo"] | None,
                 default=None,
                 help="quarantine: move files that can't be decoded away. undo: move them back.",
             )
@@ -76,18 +76,17 @@ def data(args: list[str]) -> None:
 
 def _check(cli: DataCLI) -> None:
     config, source = cli.config, cli.datamodule
+    if not 0 <= config.near_bits <= 10:
+        raise ConfigError(f"--near_bits is {config.near_bits}; it must be from 0 to 10.")
     root = _root(source) if config.fix is not None else None
-    if config.fix not in (None, "quarantine", "undo"):
-        raise ConfigError(f"--fix {config.fix}: it is quarantine or undo.")
     if root is not None and config.fix == "undo":
         back = put_back(root)
         print(f"{len(back)} files are where they were:\n" + "\n".join(f"  {path}" for path in back))
         return
+    output = _output(cli)
     report = check(source, config.near_bits)
-    output = Path(config.output)
-    runs.make_results_dir(output)
-    runs.write_atomic(output / "data_check.json", json.dumps(report.as_dict(), indent=1) + "\n")
     print_report(report)
+    runs.write_atomic(output / "data_check.json", json.dumps(report.as_dict(), indent=1) + "\n")
     wrong = report.wrong
     if root is not None and report.bad_files:
         moved = quarantine(root, report.bad_files)
@@ -102,16 +101,31 @@ def _check(cli: DataCLI) -> None:
 
 
 def _root(source: DataModule) -> Path:
-    root: Any = getattr(source, "listing", None)
-    if root is None or not getattr(source, "on_disk", False):
-        raise ConfigError("--fix moves image files, and these data are none. Mend them where they come from.")
-    return Path(root.root)
+    folder: Path | None = getattr(source, "folder", None)
+    if folder is None:
+        raise ConfigError(
+            "--fix moves the files of a folder, and these data are no folder: mend them, or leave bad files out of the list."
+        )
+    return folder
+
+
+def _output(cli: DataCLI) -> Path:
+    """The folder for what is found, made and tried before hours are spent on looking."""
+    output = Path(cli.config.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        runs.check_space(output)
+    except OSError as error:
+        raise UserError(f"--output {output} can't be made: {error.strerror}.") from None
+    except UserError as error:
+        raise UserError(str(error).replace("--run_dir", "--output")) from None
+    return output
 
 
 def _show(cli: DataCLI) -> None:
     if cli.config.samples < 1:
         raise ConfigError(f"--samples is {cli.config.samples}; it must be 1 or more.")
-    for path in show(cli.datamodule, Path(cli.config.output), cli.config.samples):
+    for path in show(cli.datamodule, _output(cli), cli.config.samples):
         print(f"Drew {path}")
 
 

@@ -33,12 +33,13 @@ Run = Callable[[Tensor], Tensor]
 
 
 def metadata(model: LitClassifier) -> dict[str, Any]:
-    """What a program needs to use the file: class names, input size, normalisation (applied inside), version."""
+    """What a program needs to use the file: class names, input size and how photos are cut to it, normalisation, version."""
     hyper_parameters = model.hparams
     return {
         "class_names": hyper_parameters["class_names"],
         "input_shape": hyper_parameters["input_shape"],
         "input_range": [0.0, 1.0],
+        "crop": hyper_parameters["crop"],
         "mean": hyper_parameters["mean"],
         "std": hyper_parameters["std"],
         "network": hyper_parameters["network"],

@@ -83,7 +83,11 @@ class LitClassifier(LightningModule):
         # Plain values under the same names: save_hyperparameters compares all arguments of this frame.
         class_names, input_shape = [str(name) for name in class_names], [int(side) for side in input_shape]
         mean, std = [float(value) for value in mean], [float(value) for value in std]
-        if isinstance(class_weights, list):
+        if isinstance(class_weights, str) and class_weights != "auto":
+            raise ConfigError(
+                f"model.class_weights is {class_weights!r}; it must be auto, a list of {len(class_names)} numbers, or null."
+            )
+        if class_weights is not None and not isinstance(class_weights, str):
             class_weights = [float(weight) for weight in class_weights]
         K, (C, H, W) = len(class_names), input_shape
         if not 0 <= label_smoothing < 1:
@@ -128,7 +132,12 @@ class LitClassifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Fill in `class_weights: auto`: N images / (K classes x images of the class), as scikit-learn's "balanced" does."""
         if stage == "fit" and self.hparams["class_weights"] == "auto":
-            count_K = torch.tensor(self.trainer.datamodule.class_counts())  # type: ignore[attr-defined]  # Lightning sets it
+            data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+            if not hasattr(data, "class_counts"):
+                raise ConfigError(
+                    "model.class_weights auto counts the images of a DataModule: give trainer.fit one, or give the weights."
+                )
+            count_K = torch.tensor(data.class_counts())
             # A class without images has no loss to weigh.
             self.class_weights_K = torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0)
 

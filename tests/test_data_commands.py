@@ -65,6 +65,31 @@ def test_f13_bad_files_end_with_1_are_moved_away_and_come_back(run: Run, photos:
     assert run("data", "check", *FOLDER, "--fix", "undo").code == 2
 
 
+def test_f13_a_class_that_went_into_quarantine_whole_comes_back(run: Run, photos: Path) -> None:
+    for path in (photos / "cat").iterdir():
+        path.write_bytes(b"")
+    assert run("data", "check", *FOLDER, "--fix", "quarantine").code == 1
+    assert not list((photos / "cat").iterdir())
+    assert run("data", "check", *FOLDER).code == 1
+    assert run("data", "check", *FOLDER, "--fix", "undo").code == 0
+    assert len(list((photos / "cat").iterdir())) == 20
+
+
+def test_f26_a_report_that_cannot_be_written_is_said_before_the_check(run: Run, photos: Path) -> None:
+    Path("taken").write_text("a file")
+    for command in ("check", "show"):
+        outcome = run("data", command, *FOLDER, "--output", "taken/here")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.err == "lit-guide: --output taken/here can't be made: Not a directory.\n"
+
+
+def test_what_check_decoded_fit_need_not_decode_again(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert run("data", "check", *FOLDER).code == 0
+    monkeypatch.setattr("lit_guide.data.cache.examine", lambda *args: pytest.fail("decoded again"))
+    assert run("data", "show", *FOLDER).code == 0
+
+
 def test_f16_a_leak_stays_wrong_when_bad_files_are_moved(run: Run, photos: Path) -> None:
     for split in ("train", "test"):
         for name in ("cat", "dog"):
@@ -110,12 +135,17 @@ def test_digits_are_checked_and_shown(run: Run) -> None:
     [
         (["data", "shw"], "There is no command 'data shw'. Did you mean data show?"),
         (["data", "check"], "No data were chosen: give a recipe"),
-        (["data", "check", *FOLDER, "--fix", "delete"], "--fix delete: it is quarantine or undo."),
+        (["data", "check", *FOLDER, "--fix", "delete"], "fix"),
         (["data", "check", *FOLDER, "--fx", "undo"], "fx"),
-        (["data", "check", "--config", "configs/digits.yaml", "--fix", "quarantine"], "these data are none"),
+        (["data", "check", "--config", "configs/digits.yaml", "--fix", "quarantine"], "these data are no folder"),
         (["data", "check", "--config", "configs/folder.yaml", "--data.root", "gone"], "There is no folder gone."),
         (["data", "check", *FOLDER, "--data.image_sise", "3"], "Did you mean data.image_size?"),
         (["data", "show", *FOLDER, "--samples", "0"], "--samples is 0; it must be 1 or more."),
+        (["data", "check", *FOLDER, "--near_bits", "11"], "--near_bits is 11; it must be from 0 to 10."),
+        (
+            ["data", "check", "--config", "configs/table.yaml", "--data.table", "t.csv", "--fix", "undo"],
+            "these data are no folder",
+        ),
     ],
 )
 def test_wrong_words_end_with_2_and_the_next_step(run: Run, photos: Path, args: list[str], words: str) -> None:

@@ -164,6 +164,7 @@ def test_class_names_sizes_and_version_travel_in_the_file(exported):
         "class_names": CLASSES,
         "input_shape": hparams["input_shape"],
         "input_range": [0.0, 1.0],
+        "crop": None,
         "mean": hparams["mean"],
         "std": hparams["std"],
         "network": hparams["network"],

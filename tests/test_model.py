@@ -197,6 +197,15 @@ def test_label_smoothing_outside_its_range_is_refused(value):
         pixel_model(label_smoothing=value)
 
 
+def test_class_weights_of_any_sequence_count_and_another_word_than_auto_is_refused():
+    for weights in ((1, 2, 3, 4), np.array([1.0, 2.0, 3.0, 4.0])):
+        model = pixel_model(class_weights=weights)
+        assert model.class_weights_K.tolist() == [1, 2, 3, 4]
+        assert model.hparams["class_weights"] == [1.0, 2.0, 3.0, 4.0]
+    with pytest.raises(ConfigError, match=r"model\.class_weights is 'balanced'; it must be auto, a list of 4 numbers, or null"):
+        pixel_model(class_weights="balanced")
+
+
 def test_class_weights_must_be_one_for_each_class():
     with pytest.raises(ConfigError, match=r"model\.class_weights has 2 values for 4 classes: .*class 3"):
         pixel_model(class_weights=[1.0, 2.0])

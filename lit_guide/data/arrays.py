@@ -21,7 +21,7 @@ Array = NDArray[Any] | Tensor
 class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
     """Images and labels that are already in memory, NumPy or torch; nothing is copied.
 
-    A DataLoader fetches a whole batch through `__getitems__`, by one index operation on each array.
+    The DataModules fetch a whole batch through `batch`, by one index operation on each array.
 
     Args:
         images: (N, C, H, W), uint8 or floating point from 0 to 1.
@@ -44,10 +44,10 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Sample `index`: (image_CHW, label)."""
-        image_1CHW, label_1 = self.__getitems__([index])
+        image_1CHW, label_1 = self.batch([index])
         return image_1CHW[0], label_1[0]
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """The batch of these samples: (image_BCHW, label_B)."""
         return torch.as_tensor(self.images[indices]), torch.as_tensor(self.labels[indices], dtype=torch.int64)
 
@@ -123,8 +123,7 @@ def read_npy_folder(folder: Path) -> dict[str, NDArray[Any]]:
         if not path.is_file():
             continue
         try:
-            # c: copy on write; torch wants arrays that could be written to.
-            arrays[name] = np.load(path, allow_pickle=False, mmap_mode="c" if name == "images" else None)
+            arrays[name] = np.load(path, allow_pickle=False, mmap_mode="r" if name == "images" else None)
         except (ValueError, OSError, EOFError) as error:
             raise UserError(f"{path} is not a readable .npy of a plain array ({error}). Write it with numpy.save.") from None
     _check_columns(arrays, str(folder))

@@ -15,12 +15,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.data.augment import random_affine, random_crop_flip, to_float
-from lit_guide.data.files import Integers
 from lit_guide.data.splits import stratified_split
 from lit_guide.errors import ConfigError, UserError
 
@@ -35,7 +34,7 @@ class Source:
     """What `DataModule.load` finds: all samples of all splits.
 
     Attributes:
-        dataset: sample i is (image_CHW, label). One with `__getitems__` returns whole batches (image_BCHW, label_B).
+        dataset: sample i is (image_CHW, label). With a method `batch(rows)` it gives whole batches (image_BCHW, label_B) at once.
         labels_N: class index of every sample, int64.
         class_names: the K names, in the order of the indices.
         rows: split name -> sample indices, where the data come with their own split; None to be split here.
@@ -174,7 +173,7 @@ class DataModule(LightningDataModule, ABC):
                 raise ConfigError(f"data.statistics imagenet is for 3 channels, the images have {C}: use compute.")
             return IMAGENET
         total_C, square_C, count = torch.zeros(C, dtype=torch.float64), torch.zeros(C, dtype=torch.float64), 0
-        for image_BCHW, _ in self._loader("train", batch_size=256):
+        for image_BCHW, _ in self._loader("train", self.batch_size):
             pixels_BCHW = to_float(image_BCHW).double()
             total_C += pixels_BCHW.sum(dim=(0, 2, 3))
             square_C += pixels_BCHW.square().sum(dim=(0, 2, 3))
@@ -204,7 +203,7 @@ class DataModule(LightningDataModule, ABC):
         workers = self.auto_workers() if self.num_workers == "auto" else self.num_workers
         dataset = self.samples(training=shuffle)
         return DataLoader(
-            Subset(dataset, Integers(torch.from_numpy(rows))),
+            Split(dataset, torch.from_numpy(rows)),
             batch_size=batch_size,
             shuffle=shuffle and sampler is None,
             sampler=sampler,
@@ -213,7 +212,7 @@ class DataModule(LightningDataModule, ABC):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-            collate_fn=_ready_batch if hasattr(dataset, "__getitems__") else None,
+            collate_fn=_ready_batch,
         )
 
     def _balanced(self, rows: NDArray[np.int64]) -> WeightedRandomSampler:
@@ -269,6 +268,23 @@ class DataModule(LightningDataModule, ABC):
         return v2.RandomChoice(wanted) if wanted else None
 
 
+class Split(Dataset[Any]):
+    """The samples of one split, by their place in it; the rows are a tensor, which workers share."""
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, Tensor]], row_S: Tensor) -> None:
+        self.dataset, self.row_S = dataset, row_S
+
+    def __len__(self) -> int:
+        return len(self.row_S)
+
+    def __getitems__(self, places: list[int]) -> Any:
+        """The batch of these places: what a DataLoader asks for."""
+        rows = self.row_S[places].tolist()
+        if hasattr(self.dataset, "batch"):
+            return self.dataset.batch(rows)
+        return default_collate([self.dataset[row] for row in rows])
+
+
 def _ready_batch(batch: Any) -> Any:
-    """Collate for datasets whose `__getitems__` already returns the batch."""
+    """Collate for `Split`, which gives batches already."""
     return batch

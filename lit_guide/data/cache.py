@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -21,6 +22,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from lit_guide.data.decode import UnreadableImageError, decode
 from lit_guide.data.examine import Examined, examine
 from lit_guide.data.transforms import resize_shorter
 from lit_guide.errors import UserError
@@ -68,10 +70,13 @@ class CachedImages:
     def __getitem__(self, index: int) -> Tensor:
         if self._buffer is None:
             assert self._file is not None
-            # c, copy on write: torch wants an array that could be written to.
-            self._buffer = torch.from_numpy(np.memmap(self._file, np.uint8, mode="c"))
+            with warnings.catch_warnings():
+                # A mapping that could be written to counts as memory: it may not be larger than that.
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                self._buffer = torch.from_numpy(np.memmap(self._file, np.uint8, mode="r"))
         start, end = self.start_N[index : index + 2].tolist()
-        return self._buffer[start:end].view(*self.sizes_N2[index].tolist(), 3).permute(2, 0, 1)
+        image_HWC = self._buffer[start:end].clone()  # a transform may write to it
+        return image_HWC.view(*self.sizes_N2[index].tolist(), 3).permute(2, 0, 1)
 
     def __call__(self, index: int) -> Tensor:
         """`images[index]`: what `ImageDataset` reads from."""
@@ -104,38 +109,64 @@ def open_files(
         pixels = bytearray()
         examined, sizes_N2 = _decode_all(root, paths, side, "Decoding images into memory", pixels.extend)
         return examined, CachedImages(sizes_N2, torch.frombuffer(pixels or bytearray(1), dtype=torch.uint8))
-    states = (folder or default_folder()).expanduser() / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-    home = states / fingerprint(root, paths)
-    known = _find(home, kind, side)  # what is there is complete: it needs no lock, and may be on a disk that is read-only
-    if known is None:
-        try:
+    try:
+        home = _home(root, paths, folder)
+        known = _find(home, root, paths, kind, side)  # what is there is complete: it needs no lock, nor a disk to write to
+        if known is None:
             home.mkdir(parents=True, exist_ok=True)
             lock = FileLock(home / "lock").acquire()
-        except (OSError, NotImplementedError) as error:  # no permission, no place, or a network disk without locks
-            if kind == "disk":
-                raise UserError(f"{home}: no cache can be written there ({_reason(error)}). {HINT}") from None
-            return examine(root, paths), None
+    except (OSError, RuntimeError) as error:  # no permission, no place, no home directory, or a network disk without locks
+        if kind == "disk":
+            raise UserError(
+                f"{folder or 'The home directory'}: no cache can be written there ({_reason(error)}). {HINT}"
+            ) from None
+        return examine(root, paths), None
+    if known is None:
         with lock:
-            known = _find(home, kind, side)  # another process may have built it while this one waited
+            known = _find(home, root, paths, kind, side)  # another process may have built it while this one waited
             if known is None:
                 known = _build_disk(root, paths, side, home) if kind == "disk" else (examine(root, paths), None)
                 with suppress(OSError):
                     _remember(home / "examined.json", known[0])
-                    _remove_old(states)
+                    _remove_old(home.parent)
     with suppress(OSError):
         os.utime(home)  # it was used today
     return known
 
 
-def _find(home: Path, kind: Kind, side: int) -> tuple[Examined, CachedImages | None] | None:
-    """What an earlier call built, if it is whole."""
+def remember(root: Path, paths: Sequence[str], folder: Path | None, examined: Examined) -> None:
+    """Keep what `examine` found, so that `open_files` need not look again; nothing where there is no place for it."""
+    with suppress(OSError, RuntimeError):
+        home = _home(root, paths, folder)
+        home.mkdir(parents=True, exist_ok=True)
+        _remember(home / "examined.json", examined)
+
+
+def _home(root: Path, paths: Sequence[str], folder: Path | None) -> Path:
+    states = (folder or default_folder()).expanduser() / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+    return states / fingerprint(root, paths)
+
+
+def _any_good(root: Path, paths: Sequence[str], bad: Iterable[int]) -> bool:
+    """Whether a file that was bad can be used now: a permission, or a decoder, changes no size and no time."""
+    for index in bad:
+        with suppress(UnreadableImageError):
+            decode(root / paths[index])
+            return True
+    return False
+
+
+def _find(home: Path, root: Path, paths: Sequence[str], kind: Kind, side: int) -> tuple[Examined, CachedImages | None] | None:
+    """What an earlier call built, if it is whole and still true."""
     done = home / f"shorter-side-{side}"
     try:
         if kind == "none":
-            return _recall(home / "examined.json"), None
+            known = _recall(home / "examined.json")
+            return None if _any_good(root, paths, known.bad) else (known, None)
         images = CachedImages(torch.from_numpy(np.load(done / "sizes.npy")), done / "images.bin")
         whole = (done / "images.bin").stat().st_size == images.start_N[-1]
-        return (_recall(done / "manifest.json"), images) if whole else None
+        known = _recall(done / "manifest.json")
+        return (known, images) if whole and not _any_good(root, paths, known.bad) else None
     except Exception:  # not there, or damaged in one of many ways: it is built again
         return None
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lit_guide.data.augment import to_float
 from lit_guide.data.base import DataModule
+from lit_guide.data.cache import remember
 from lit_guide.data.examine import Examined, difference_hash, examine, near_duplicates
 from lit_guide.data.photos import PhotoData
 from lit_guide.errors import ConfigError, UserError
@@ -23,7 +24,7 @@ from lit_guide.errors import ConfigError, UserError
 HUGE = 24_000_000  # pixels: decoding one takes as long as decoding a hundred of 500 x 375
 ENLARGED = 4  # a photo smaller than the network's input by more than this factor shows little
 UNEVEN = 10  # times as many images in one class as in another, from which on it is worth a word
-CLASSES_SHOWN, ITEMS_SHOWN = 20, 5
+CLASSES_SHOWN, ITEMS_SHOWN, LONGEST = 20, 5, 300  # classes, items of a finding, and characters of an item on the screen
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def check(data: DataModule, near_bits: int = 5) -> Report:
         source = data.source
         names: Sequence[str] = [f"row {row}" for row in range(len(source.labels_N))]
         examined = _examine_samples(data)
-        findings = list(_about_images(names, source.labels_N, data.rows, examined, near_bits))
+        findings = list(_about_images(names, source.labels_N, data.rows, examined, near_bits, source.rows is not None))
         return _report(names, source.labels_N, source.class_names, data.rows, findings, [])
     except ConfigError:
         raise
@@ -105,7 +106,7 @@ def print_report(report: Report) -> None:
         for name in report.splits:
             table.add_column(name, justify="right")
         for k, name in enumerate(report.class_names[:CLASSES_SHOWN]):
-            table.add_row(escape(name), *(f"{counts[k]:,}" for counts in report.splits.values()))
+            table.add_row(_printable(name), *(f"{counts[k]:,}" for counts in report.splits.values()))
         if len(report.class_names) > CLASSES_SHOWN:
             table.add_row(f"... {len(report.class_names) - CLASSES_SHOWN} more classes")
         table.add_section()
@@ -117,21 +118,31 @@ def print_report(report: Report) -> None:
             table.add_column(heading, overflow="fold", justify="right" if heading == "count" else "left")
         for finding in report.findings:
             mark = "[red]wrong[/red]" if finding.wrong else "[yellow]look[/yellow]"
-            shown = "\n".join(finding.items[:ITEMS_SHOWN])
-            shown = escape(shown.encode(errors="surrogateescape").decode(errors="replace"))  # a file's name need not be UTF-8
-            table.add_row(mark, escape(finding.what), f"{len(finding.items):,}" if finding.items else "", shown)
+            shown = "\n".join(item if len(item) <= LONGEST else f"{item[:LONGEST]} ..." for item in finding.items[:ITEMS_SHOWN])
+            table.add_row(mark, escape(finding.what), f"{len(finding.items):,}" if finding.items else "", _printable(shown))
         console.print(table)
+
+
+def _printable(text: str) -> str:
+    """A file's name need not be UTF-8, and may have brackets in it."""
+    return escape(text.encode(errors="surrogateescape").decode(errors="replace"))
 
 
 def _check_files(data: PhotoData, near_bits: int) -> Report:
     listing = data.listing
     paths, labels_N = listing.paths, listing.labels_N
     examined = examine(listing.root, paths)
+    remember(listing.root, paths, data.cache_dir, examined)
     good_N = np.ones(len(paths), dtype=bool)
     good_N[list(examined.bad)] = False
     rows = data.divide(good_N, examined.duplicates)
     findings = [
-        *_about_images(paths, labels_N, rows, examined, near_bits),
+        *_about_images(paths, labels_N, rows, examined, near_bits, given=listing.rows is not None),
+        *(
+            Finding("empty_split", name != "val", f"the {name} split got no image: add some, or change its fraction", [])
+            for name, share in data.fractions.items()
+            if share > 0 and not len(rows[name])
+        ),
         *_about_sizes(paths, examined, data.size),
         *(Finding("listing", False, note, []) for note in listing.notes),
     ]
@@ -160,8 +171,9 @@ def _about_images(
     rows: Mapping[str, NDArray[np.int64]],
     examined: Examined,
     near_bits: int,
+    given: bool,
 ) -> Iterator[Finding]:
-    """Bad images, and images that are there more than once."""
+    """Bad images, and images that are there more than once; `given`: whether the set came with its splits."""
     split_N = np.full(len(names), "", dtype="U5")
     for name, indices in rows.items():
         split_N[indices] = name
@@ -179,7 +191,8 @@ def _about_images(
         within = [group for group in groups if len({split_N[index] for index in group}) == 1]
         unsure = [group for group in groups if len({labels_N[index] for index in group}) > 1]
         for found, what, wrong, mend in (
-            (across, "across_splits", True, "in more than one split (a leak): scores on it mean nothing"),
+            # Where the splits are made here, the next set of copies may fall otherwise; data.group_pattern holds them together.
+            (across, "across_splits", kind == "equal" or given, "in more than one split (a leak): scores on it mean nothing"),
             (unsure, "classes", kind == "equal", "in more than one class"),
             (within, "within_split", False, "more than once in a split"),
         ):

@@ -5,6 +5,7 @@ because torchvision's decoder (seen in 0.29.2) ends the whole process with a seg
 """
 
 import io
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -19,6 +20,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
 
 # Larger images are taken for decompression bombs: Pillow's limit, 89 million pixels (268 MB once decoded).
 MAX_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)
+MAX_BYTES = 4 * MAX_PIXELS  # a film or an archive between the images is not read
 Bytes = NDArray[np.uint8]
 JPEG = b"\xff\xd8\xff"
 # SOF markers of JPEG: height, width and components follow (ITU-T T.81, B.2.2). C4, C8 and CC mean something else.
@@ -59,9 +61,18 @@ def read_bytes(path: Path | str) -> Bytes:
         UnreadableImageError: it is missing or empty.
     """
     try:
+        about = Path(path).stat()
+        if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
+            raise UnreadableImageError("is a directory" if stat.S_ISDIR(about.st_mode) else "not a file")
+        if about.st_size > MAX_BYTES:
+            raise UnreadableImageError(f"{about.st_size:,} bytes, more than the {MAX_BYTES:,} taken for an image")
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise UnreadableImageError((error.strerror or str(error)).lower()) from None
+    except UnreadableImageError:
+        raise
+    except ValueError:
+        raise UnreadableImageError("no file can have this name") from None
     if not len(data):
         raise UnreadableImageError("empty file")
     return data
@@ -180,6 +191,8 @@ def _with_pillow(data: Bytes, mode: str) -> Tensor:
             with suppress(Exception):  # EXIF data that can't be read: the pixels are there all the same
                 ImageOps.exif_transpose(file, in_place=True)
             image: Image.Image = file
+        if image.mode == "F":
+            raise UnreadableImageError("floating point pixels, whose range is not known: save it with 8 bits a channel")
         if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255
             image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
         elif image.mode == "P" and "transparency" in image.info:

@@ -5,6 +5,7 @@ torchvision and Pillow release Python's lock while they decode, so threads use a
 
 import hashlib
 import os
+import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,6 +85,8 @@ def examine(
     console = Console(stderr=True)
     hidden = N < QUIET_BELOW or not console.is_terminal
     bar = Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=hidden)
+    if hidden and N >= QUIET_BELOW:
+        print(f"{what}: {N:,} files", file=sys.stderr)
     with bar, _one_thread_an_operation(), closing(_in_order(root, paths, copy)) as chunks:
         task = bar.add_task(what, total=N)
         for start, results in chunks:

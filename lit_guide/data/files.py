@@ -55,24 +55,6 @@ class Paths(Sequence[str]):
         return self._bytes.nbytes + self._ends.nbytes
 
 
-class Integers(Sequence[int]):
-    """A tensor of rows that yields plain integers, as a user's own Dataset expects them; unlike a list, workers share it."""
-
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[int]: ...
-    def __getitem__(self, index: int | slice) -> int | list[int]:
-        found: int | list[int] = self.rows[index].tolist()
-        return found
-
-
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     """Image files and their labels. Sample i is (image_CHW uint8 RGB, label), after `transform` if there is one.
 
@@ -111,7 +93,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             image_CHW = self.transform(image_CHW)
         return image_CHW, self.label_N[index]
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """The batch of these samples: (image_BCHW, label_B), the pixels of an image side by side (channels_last)."""
         first_CHW, _ = self[indices[0]]
         C, H, W = first_CHW.shape

@@ -57,6 +57,7 @@ class FolderData(PhotoData):
     def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root = root
+        self.folder = Path(root).expanduser()
 
     def scan(self) -> Listing:
         """List the files of every class.

@@ -27,6 +27,7 @@ from lit_guide.data.transforms import EvalTransform, TrainTransform
 from lit_guide.errors import ConfigError, UserError, warn
 
 AUTO_AUGMENT = {"none": None, "randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
+MOST_WORKERS = 16  # with more, the process that gathers their batches is what is waited for
 SHOWN = 20  # paths that a message lists
 
 
@@ -68,11 +69,13 @@ class PhotoData(DataModule):
         group_pattern: a regular expression with one group in brackets, found in the file's path; files for which it gives the
             same text are never on two sides of a split. `(patient\d+)_` keeps the images of a patient together.
         on_bad_image: error: stop before training when files can't be decoded; skip: leave them out and say how many.
-        cache: none; ram or disk: decode each file once and keep a small copy. A later run finds the one on disk again.
+        cache: none; ram or disk: decode each file once and keep a copy as small as evaluation needs; training crops are cut from
+            that copy too. A later run finds the one on disk again.
         cache_dir: where a disk cache and what was checked are kept; ~/.cache/lit-guide if null.
     """
 
     on_disk = True  # whether the paths of the listing are files
+    folder: Path | None = None  # where the files are; None where moving one away would leave a gap in a list of them
 
     def __init__(
         self,
@@ -141,10 +144,11 @@ class PhotoData(DataModule):
             if len(examined.bad) == len(listing.paths):
                 raise UserError(f"None of the {len(listing.paths)} files is an image that can be used:\n{names}")
             if self.on_bad_image == "error":
+                quarantine = "move them away with `lit-guide data check --fix quarantine`"
+                away = quarantine if self.folder else "take out their rows"
                 raise UserError(
-                    f"{len(examined.bad)} of {len(listing.paths)} files can't be used:\n{names}\nMend or delete them, "
-                    "move them away with `lit-guide data check --fix quarantine`, "
-                    "or train on the rest with --data.on_bad_image skip."
+                    f"{len(examined.bad)} of {len(listing.paths)} files can't be used:\n{names}\n"
+                    f"Mend them, {away}, or train on the rest with --data.on_bad_image skip."
                 )
             warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
         good_N = np.ones(len(listing.paths), dtype=bool)
@@ -171,7 +175,8 @@ class PhotoData(DataModule):
             at_N = np.full(len(good_N), -1)
             at_N[row_T] = np.arange(len(row_T))
             copies = [at_N[group][at_N[group] >= 0] for group in duplicates]
-            parts = stratified_split(labels_T, shares, self.split_seed, copies)
+            names = [self.listing.paths[row] for row in row_T.tolist()]
+            parts = stratified_split(labels_T, shares, self.split_seed, copies, names)
         else:
             parts = grouped_split(labels_T, self._groups(row_T), shares, self.split_seed)
         return {name: given[name] if name in given else row_T[parts[name]] for name in self.fractions}
@@ -212,7 +217,7 @@ class PhotoData(DataModule):
         """
         on_this_node = self.trainer.num_devices if self.trainer is not None else 1
         batches = -(-len(self.listing.paths) // self.batch_size)
-        return max(1, min(16, threads() // on_this_node, batches))
+        return max(1, min(MOST_WORKERS, threads() // on_this_node, batches))
 
     def sample_names(self, split: str) -> list[str]:
         """The path of each sample of a split, in order."""
@@ -258,7 +263,13 @@ class PhotoData(DataModule):
                 warn(f"the {name} split has no image of {len(lacking)} classes:\n{classes}")
 
     def _equal(self, groups: Sequence[Sequence[int]]) -> str:
-        return shown([" = ".join(self.listing.paths[index] for index in group) for group in groups])
+        return shown([joined([self.listing.paths[index] for index in group], " = ") for group in groups])
+
+
+def joined(names: Sequence[str], sign: str, most: int = 5) -> str:
+    """The first names with a sign between them, and how many more there are."""
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return sign.join([*names[:most], *more])
 
 
 def shown(lines: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ def put_back(root: Path) -> list[Path]:
     if not undo.is_file():
         raise ConfigError(f"There is nothing to put back: no {undo}.")
     text = undo.read_text(encoding="utf-8", errors="surrogateescape")
-    moves = [json.loads(line) for line in text.splitlines()]
+    moves = [json.loads(line) for line in text.splitlines() if line.endswith("}")]  # half a line is of a move that was not made
     back: list[Path] = []
     for move in reversed(moves):
         now, was = folder / move["now"], Path(move["was"])

@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from lit_guide.data.augment import to_float
 from lit_guide.data.base import DataModule
+from lit_guide.data.transforms import resize_shorter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 6
+DRAWN = 256  # pixels of the shorter side, of which the sheet shows some 180
 MOST_CLASSES = 40  # bars that can still be read
 
 
@@ -33,7 +36,11 @@ def show(data: DataModule, folder: Path, images: int = 24) -> list[Path]:
     order = data.train_dataloader().batch_sampler
     assert order is not None  # it has a batch size
     rows = data.rows["train"][next(iter(order))[:images]].tolist()
-    raw = [data.source.dataset[row] for row in rows]
+    raw, raw_titles = [], []
+    for row in rows:  # photos as a camera makes them: one at a time
+        image_CHW, label = data.source.dataset[row]
+        raw_titles.append(f"{data.class_names[int(label)]}\n{image_CHW.shape[2]} x {image_CHW.shape[1]}")
+        raw.append(resize_shorter(image_CHW, DRAWN, enlarge=False) if image_CHW.dtype == torch.uint8 else image_CHW)
     samples = data.samples(training=True)
     image_BCHW, label_B = default_collate([samples[row] for row in rows])
     image_BCHW, label_B = data.to_model(image_BCHW, label_B, training=True)
@@ -42,7 +49,7 @@ def show(data: DataModule, folder: Path, images: int = 24) -> list[Path]:
     written = []
     for name, figure in (
         ("batch", contact_sheet(list(image_BCHW), [_label(label, names) for label in label_B])),
-        ("raw", contact_sheet([image for image, _ in raw], [_with_size(image, names[int(label)]) for image, label in raw])),
+        ("raw", contact_sheet(raw, raw_titles)),
         ("classes", class_chart(names, {split: data.class_counts(split) for split in data.rows})),
     ):
         written.append(folder / f"{name}.png")
@@ -104,7 +111,3 @@ def _label(label: Tensor, names: Sequence[str]) -> str:
     top = label.topk(min(2, len(label)))
     pairs = zip(top.values, top.indices, strict=True)
     return " + ".join(f"{names[int(k)]} {100 * share:.0f} %" for share, k in pairs if share > 0)
-
-
-def _with_size(image_CHW: Tensor, name: str) -> str:
-    return f"{name}\n{image_CHW.shape[2]} x {image_CHW.shape[1]}"

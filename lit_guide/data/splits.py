@@ -1,5 +1,6 @@
 """Stratified, seeded, disjoint splits of a labelled set."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ def stratified_split(
     fractions: Mapping[str, float],
     seed: int,
     copies: Sequence[NDArray[np.int64]] = (),
+    names: Sequence[str] | None = None,
 ) -> dict[str, NDArray[np.int64]]:
     """Deal the rows of every class out to the named splits in the given proportions.
 
@@ -22,6 +24,7 @@ def stratified_split(
         fractions: name -> share of the rows; the shares must be >= 0 and sum to 1.
         seed: the same seed, labels and fractions always give the same split.
         copies: groups of rows that stay together; the first of a group is dealt out, the others follow it.
+        names: a name for each row, by whose hash a class is shuffled: a row that is added later moves hardly any other.
 
     Returns:
         name -> row indices, int64; together they hold every row exactly once.
@@ -37,7 +40,8 @@ def stratified_split(
     leads_N = lead_N == np.arange(len(labels))
     parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in fractions}
     for value in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero((labels == value) & leads_N))
+        rows = np.flatnonzero((labels == value) & leads_N)
+        rows = generator.permutation(rows) if names is None else rows[by_hash([names[row] for row in rows.tolist()], seed)]
         cuts = np.round(np.cumsum(shares)[:-1] * len(rows)).astype(np.int64)
         for name, part in zip(parts, np.split(rows, cuts), strict=True):
             parts[name].append(part)
@@ -64,8 +68,9 @@ def grouped_split(
 ) -> dict[str, NDArray[np.int64]]:
     """Like `stratified_split`, but rows of one group stay together: the same subject is never on both sides.
 
-    The groups are shuffled with `seed`; then, the largest first, each goes to the split that lacks most of its classes, measured
-    against that split's share of each class. Splits are as near to their fractions as whole groups allow.
+    The groups are ordered by the hash of their name; then, the largest first, each goes to the split that lacks most of it: for
+    each of its classes, the images that the split still lacks as a part of all images of the class. Splits are as near to their
+    fractions as whole groups allow.
 
     Args:
         labels: class index of each of N rows, int64, shape (N,).
@@ -77,9 +82,9 @@ def grouped_split(
         ValueError: the fractions are negative or do not sum to 1.
     """
     names, shares = list(fractions), _checked_shares(fractions)
-    _, group_N = np.unique(np.asarray(groups), return_inverse=True)
+    group_names, group_N = np.unique(np.asarray(groups), return_inverse=True)
     by_group = np.split(np.argsort(group_N, kind="stable"), np.cumsum(np.bincount(group_N))[:-1])
-    order = np.random.default_rng(seed).permutation(len(by_group))
+    order = by_hash(group_names.tolist(), seed)
     total_K = np.bincount(labels)
     lacking_SK = shares[:, None] * total_K
     chosen: dict[str, list[NDArray[np.int64]]] = {name: [] for name in names}
@@ -91,6 +96,12 @@ def grouped_split(
         chosen[names[split]].append(by_group[group])
     empty = np.empty(0, dtype=np.int64)
     return {name: np.sort(np.concatenate([empty, *rows])) for name, rows in chosen.items()}
+
+
+def by_hash(names: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """The order of names by a hash of theirs: as good as shuffled, and a name keeps its place among the others."""
+    keys = [hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names]
+    return np.argsort(np.frombuffer(b"".join(keys), dtype=">u8"), kind="stable")
 
 
 def _checked_shares(fractions: Mapping[str, float]) -> NDArray[np.float64]:

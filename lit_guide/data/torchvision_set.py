@@ -101,7 +101,9 @@ class TorchvisionData(PhotoData):
             with contextlib.redirect_stdout(io.StringIO()):  # "Files already downloaded and verified"
                 part: Dataset[Any] = cls(root=str(self.root), **choice, **download)
             part[0][0].load()  # some miss SciPy, or their images, only now
-        except (OSError, RuntimeError, ValueError, ImportError) as error:
+        except ImportError as error:  # SciPy, h5py or gdown, which torchvision asks for where a set needs one
+            raise UserError(f"{self.dataset} needs a further package: {error}. Install it with pip.") from None
+        except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{self.dataset} is not complete in {self.root.absolute()} and could not be had: {reason}\n"

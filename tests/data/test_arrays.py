@@ -1,15 +1,17 @@
 import os
 import pickle
 import re
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from lit_guide.data.arrays import ArrayDataset, ArraysData, read_npz
+from lit_guide.data.base import Split
 from lit_guide.errors import ConfigError, UserError
 
 N, H, W = 30, 6, 9
@@ -68,7 +70,7 @@ def test_dataset_keeps_the_callers_memory():
 def test_batch_and_sample_hold_the_rows_asked_for(kind):
     image_NCHW, labels = some_bytes(N, 3, H, W), some_labels()
     dataset = ArrayDataset(*((image_NCHW, labels) if kind == "numpy" else map(torch.from_numpy, (image_NCHW, labels))))
-    image_BCHW, label_B = dataset.__getitems__([7, 0, 7, 29])
+    image_BCHW, label_B = dataset.batch([7, 0, 7, 29])
     assert len(dataset) == N
     assert image_BCHW.dtype == torch.uint8
     assert label_B.dtype == torch.int64
@@ -82,17 +84,36 @@ def test_batch_and_sample_hold_the_rows_asked_for(kind):
 
 def test_a_batch_of_a_dataloader_costs_one_index_operation_per_array():
     images, labels = some_bytes(N, 1, H, W).view(CountingArray), some_labels().view(CountingArray)
-    loader = DataLoader(Subset(ArrayDataset(images, labels), range(20)), batch_size=10, collate_fn=lambda batch: batch)
+    split = Split(ArrayDataset(images, labels), torch.arange(20))
+    loader = DataLoader(split, batch_size=10, collate_fn=lambda batch: batch)
     CountingArray.indexed = 0
     batches = list(loader)
     assert CountingArray.indexed == 2 * len(batches) == 4
+
+
+def test_it_works_in_a_plain_dataloader():
+    dataset = ArrayDataset(some_bytes(N, 3, H, W), some_labels())
+    image_BCHW, label_B = next(iter(DataLoader(dataset, batch_size=8)))
+    assert torch.equal(image_BCHW, torch.from_numpy(some_bytes(N, 3, H, W)[:8]))
+    assert label_B.tolist() == some_labels()[:8].tolist()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file of nothing but a hole")
+def test_arrays_larger_than_memory_are_mapped(tmp_path):
+    rows = 3 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+    np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (rows, 1024, 1024))[[0, -1], 0, 0] = 7
+    np.save(tmp_path / "labels.npy", np.arange(rows) % 2)
+    dataset = ArraysData(str(tmp_path)).source.dataset
+    image_BCHW, label_B = dataset.batch([0, 1, rows - 1])
+    assert image_BCHW[:, 0, 0, 0].tolist() == [7, 0, 7]
+    assert label_B.tolist() == [0, 1, (rows - 1) % 2]
 
 
 def test_read_only_arrays_give_batches_without_a_warning():  # every warning is an error here
     images, labels = some_bytes(N, 1, H, W), some_labels()
     images.flags.writeable = labels.flags.writeable = False
     dataset = ArrayDataset(images, labels)
-    image_BCHW, _ = dataset.__getitems__([3, 5])
+    image_BCHW, _ = dataset.batch([3, 5])
     image_BCHW += 1
     np.testing.assert_array_equal(dataset[3][0].numpy(), some_bytes(N, 1, H, W)[3])
 
@@ -127,7 +148,7 @@ def test_every_layout_comes_out_as_channels_first(write, shape, layout, axes):
     images = some_bytes(*shape)
     data = ArraysData(write(images=images), layout=layout)
     expected_NCHW = images[:, None] if axes is None else images.transpose(axes)
-    image_BCHW, label_B = data.source.dataset.__getitems__(list(range(N)))
+    image_BCHW, label_B = data.source.dataset.batch(list(range(N)))
     np.testing.assert_array_equal(image_BCHW.numpy(), expected_NCHW)
     np.testing.assert_array_equal(label_B.numpy(), some_labels())
     assert data.input_shape == expected_NCHW.shape[1:]
@@ -138,7 +159,7 @@ def test_float_images_from_0_to_1_arrive_unchanged(write, dtype):
     images = (some_bytes(N, H, W) / 255).astype(dtype)
     images[0, 0, :2] = [0, 1]
     data = ArraysData(write(images=images))
-    image_BCHW, label_B = data.on_after_batch_transfer(data.source.dataset.__getitems__([0, 3]), 0)
+    image_BCHW, label_B = data.on_after_batch_transfer(data.source.dataset.batch([0, 3]), 0)
     assert image_BCHW.dtype == torch.float32
     np.testing.assert_array_equal(image_BCHW[:, 0].numpy(), images[[0, 3]].astype(np.float32))
     assert label_B.tolist() == [0, 0]

@@ -138,7 +138,7 @@ def test_files_that_are_all_bad_and_no_files_at_all_are_no_error(root, store, ki
 def test_a_dataset_reads_from_the_copies(root, store):
     _, images = open_files(root, NAMES, "disk", SIDE, store)
     dataset = ImageDataset(root, NAMES, torch.arange(len(NAMES)), read=images)
-    image_BCHW, label_B = dataset.__getitems__([0, 3])
+    image_BCHW, label_B = dataset.batch([0, 3])
     assert torch.equal(image_BCHW, torch.stack([expected(root, "cat/1.jpg")] * 2))
     assert label_B.tolist() == [0, 3]
 
@@ -600,3 +600,50 @@ def test_a_build_that_was_killed_is_never_used_and_keeps_no_lock(root, store, tm
         assert torch.equal(images[index], expected(root, names[index]))
     assert not left.exists()
     assert result(store) == left.with_suffix("")
+
+
+@pytest.mark.parametrize("kind", ["none", "disk"])
+def test_f13_a_bad_file_that_can_be_read_after_all_is_noticed(root, store, kind, monkeypatch):
+    """A permission, or a plugin of Pillow's for another format, changes neither size nor time."""
+    examined, _ = open_files(root, NAMES, kind, SIDE, store)
+    first = min(examined.bad)
+    really = cache.decode
+
+    def reads_all(path):
+        return torch.zeros(3, 4, 4, dtype=torch.uint8) if path == root / NAMES[first] else really(path)
+
+    monkeypatch.setattr(cache, "decode", reads_all)
+    calls = []
+    examine_really = cache.examine
+
+    def examine(*args, **kwargs):
+        calls.append(args)
+        return examine_really(*args, **kwargs)
+
+    monkeypatch.setattr(cache, "examine", examine)
+    open_files(root, NAMES, kind, SIDE, store)
+    assert len(calls) == 1
+    monkeypatch.setattr(cache, "decode", really)
+    open_files(root, NAMES, kind, SIDE, store)
+    assert len(calls) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file of nothing but a hole")
+def test_a_cache_larger_than_memory_is_mapped(tmp_path):
+    count = 3 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (3 * 1024**2)
+    with (tmp_path / "images.bin").open("wb") as file:
+        file.truncate(count * 3 * 1024**2 - 3)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\1\2\3")
+    images = cache.CachedImages(torch.full((count, 2), 1024), tmp_path / "images.bin")
+    assert images[count - 1][:, -1, -1].tolist() == [1, 2, 3]
+    assert images[0].sum() == 0
+
+
+def test_what_a_check_found_is_not_looked_for_again(root, store, undecoded):
+    examined = cache.examine(root, NAMES)
+    cache.remember(root, NAMES, store, examined)
+    undecoded()
+    found, images = open_files(root, NAMES, "none", SIDE, store)
+    assert images is None
+    assert (found.bad, found.duplicates) == (examined.bad, examined.duplicates)

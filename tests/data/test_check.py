@@ -16,6 +16,7 @@ from lit_guide.data import (
     TableData,
 )
 from lit_guide.data.check import Finding, Report, check, print_report
+from lit_guide.data.examine import examine
 from lit_guide.errors import ConfigError
 
 
@@ -106,7 +107,47 @@ def test_f16_the_same_picture_saved_again_smaller_is_a_leak_too(folder):
     report = report_of(folder)
     assert found(report) == {"near_across_splits": ["train train/dog/6.png ~ val val/dog/smaller.jpg"]}
     assert report.findings[0].wrong
-    assert check(FolderData(str(folder), image_size=64), near_bits=0).wrong in ([], report.wrong)
+
+
+def test_nearly_equal_is_what_near_bits_says(folder):
+    pixels_HWC = picture(6).astype(int)
+    pixels_HWC[30:60, 40:80] += 60
+    put(folder / "val/dog/changed.png", pixels_HWC.clip(0, 255).astype(np.uint8))
+    bits = (examine(folder, ["train/dog/6.png", "val/dog/changed.png"]).dhash_N).tolist()
+    apart = (bits[0] ^ bits[1]).bit_count()
+    assert 0 < apart < 10
+    data = FolderData(str(folder), image_size=64)
+    assert found(check(data, near_bits=apart)) == {"near_across_splits": ["train train/dog/6.png ~ val val/dog/changed.png"]}
+    assert found(check(data, near_bits=apart - 1)) == {}
+
+
+def test_near_duplicates_that_we_divided_ourselves_are_worth_a_look(folder):
+    flat = folder.parent / "flat"
+    for number in range(20):
+        for copy, size in enumerate([(140, 100), (126, 90)]):
+            path = flat / ("cat", "dog")[number % 2] / f"{number}-{copy}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(number)).resize(size).save(path)
+    report = check(FolderData(str(flat)))
+    assert report.wrong == []
+    assert len(found(report)["near_across_splits"]) > 1
+    together = check(FolderData(str(flat), group_pattern=r"/(\d+)-"))
+    assert set(found(together)) == {"near_within_split"}
+
+
+def test_f16_a_split_that_got_nothing_is_wrong_but_for_validation(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            put(tmp_path / name / f"{number}.png", picture(10 * number + len(name) + (name == "dog")))
+
+    def empty(**fractions):
+        findings = check(FolderData(str(tmp_path), **fractions)).findings
+        return {finding.what.split()[1]: finding.wrong for finding in findings if finding.kind == "empty_split"}
+
+    assert empty(val_fraction=0.4, test_fraction=0.1) == {"test": True}
+    assert empty(val_fraction=0.1, test_fraction=0.4) == {"val": False}
+    assert empty(val_fraction=0.5, test_fraction=0.0) == {}
 
 
 def test_copies_in_one_split_are_worth_a_look_and_in_two_classes_wrong(folder):
@@ -282,5 +323,10 @@ def test_the_report_on_the_screen_names_classes_splits_and_the_first_items(capsy
     assert "cat/[6].jpg: empty file" in out
     assert "cat/[2].jpg" not in out  # the sixth
     assert "│     8 │" in out
+    print_report(Report(2, [], {}, [Finding("near", True, "alike", [" ~ ".join(f"photo{at}" for at in range(500))])]))
+    out = capsys.readouterr().out
+    assert "photo20" in out
+    assert "photo60" not in out
+    assert "..." in out
     print_report(Report(class_names=[f"class {k}" for k in range(200)], splits={"train": [1] * 200}))
     assert "... 180 more classes" in capsys.readouterr().out

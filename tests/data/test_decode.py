@@ -845,3 +845,31 @@ def test_other_files_come_in_colour_all_the_same(photos, tmp_path, mode, name):
     Image.fromarray(photos["flower.jpg"][1][:50, :60]).convert(mode).save(tmp_path / name)
     data = read_bytes(tmp_path / name)
     assert torch.equal(decode_bytes(data, brightness=True), decode_bytes(data))
+
+
+# --- what is not read
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_f13_a_pipe_is_no_image_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImageError, match="not a file"):
+        decode(tmp_path / "pipe.jpg")
+
+
+def test_f14_a_film_between_the_images_is_not_read(tmp_path):
+    with (tmp_path / "film.mov").open("wb") as file:
+        file.truncate(decode_module.MAX_BYTES + 1)  # a hole: it takes no room
+    with pytest.raises(UnreadableImageError, match=r"^357,913,941 bytes, more than the 357,913,940 taken for an image"):
+        decode(tmp_path / "film.mov")
+
+
+def test_f15_floating_point_pixels_are_refused_not_made_black(tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5)), "image.tif")
+    with pytest.raises(UnreadableImageError, match="floating point pixels"):
+        decode(path)
+
+
+def test_a_name_that_no_file_can_have_is_a_bad_file():
+    with pytest.raises(UnreadableImageError, match="no file can have this name"):
+        decode("a\0b.jpg")

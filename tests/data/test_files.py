@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from lit_guide.data.base import Split
 from lit_guide.data.decode import UnreadableImageError, decode
-from lit_guide.data.files import ImageDataset, Integers, Paths
+from lit_guide.data.files import ImageDataset, Paths
 from lit_guide.data.transforms import EvalTransform
 
 SMAPS = Path("/proc/self/smaps_rollup")
@@ -93,27 +94,6 @@ def test_pickling_keeps_the_names_and_costs_no_more_than_they_do():
     assert len(pickled) < Paths(many).nbytes + 2000
 
 
-# --- Integers
-
-
-def test_integers_are_pythons_own():
-    rows = Integers(torch.tensor([5, 3, 2**40, -1]))
-    assert len(rows) == 4
-    assert list(rows) == [5, 3, 2**40, -1]
-    assert all(type(row) is int for row in rows)
-    assert rows[-1] == -1
-    assert rows[1:3] == [3, 2**40]
-    assert 2**40 in rows
-    with pytest.raises(IndexError):
-        rows[4]
-
-
-def test_integers_keep_the_tensor_they_are_given():
-    tensor = torch.arange(10)
-    assert Integers(tensor).rows.data_ptr() == tensor.data_ptr()
-    assert list(pickle.loads(pickle.dumps(Integers(tensor)))) == list(range(10))
-
-
 # --- What loader processes own
 
 
@@ -132,11 +112,11 @@ class Reader(Dataset):
         return 2
 
     def __getitem__(self, index):
-        list(self.names[:100]), list(self.rows[:100])  # what is imported or set up on first use
+        list(self.names[:100]), self.rows[:100].tolist()  # what is imported or set up on first use
         before = private_bytes()
         letters = sum(len(self.names[i]) for i in range(len(self.names)))
-        total = sum(self.rows[i] for i in range(len(self.rows)))
-        shared = [t.is_shared() for t in (*vars(self.names).values(), self.rows.rows)] if isinstance(self.names, Paths) else []
+        total = sum(self.rows[i].item() for i in range(len(self.rows)))
+        shared = [t.is_shared() for t in (*vars(self.names).values(), self.rows)] if isinstance(self.names, Paths) else []
         return os.getpid(), letters, total, private_bytes() - before, shared
 
 
@@ -150,7 +130,7 @@ def read_in_workers(names, rows, method):
 def test_workers_read_the_whole_index_without_copying_it(method):
     count = 60_000
     names = [f"class_{i % 1000:04}/{'long' * 20}_name_of_an_image_{i:07}.jpeg" for i in range(count)]
-    paths, rows = Paths(names), Integers(torch.arange(count))
+    paths, rows = Paths(names), torch.arange(count)
     assert paths.nbytes > 7e6
     results = read_in_workers(paths, rows, method)
     assert len({pid for pid, *_ in results}) == 2
@@ -208,7 +188,7 @@ def test_what_read_gives_stands_for_the_file(folder):
 
     dataset = dataset_of(folder, read=read, transform=lambda image_CHW: image_CHW + 100)
     assert (dataset[4][0] == 104).all()
-    image_BCHW, label_B = dataset.__getitems__([5, 0, 5])
+    image_BCHW, label_B = dataset.batch([5, 0, 5])
     assert image_BCHW[:, 0, 0, 0].tolist() == [105, 100, 105]
     assert label_B.tolist() == [9, 3, 9]
     assert asked == [4, 5, 0, 5]
@@ -217,7 +197,7 @@ def test_what_read_gives_stands_for_the_file(folder):
 @pytest.mark.parametrize("indices", [[0], [4, 1, 4, 0], [5, 4, 3, 2, 1, 0]])
 def test_a_batch_holds_its_samples_with_the_pixels_side_by_side(folder, indices):
     dataset = dataset_of(folder, transform=EvalTransform(20, 0.875))
-    image_BCHW, label_B = dataset.__getitems__(indices)
+    image_BCHW, label_B = dataset.batch(indices)
     assert image_BCHW.shape == (len(indices), 3, 20, 20)
     assert image_BCHW.dtype == torch.uint8
     assert image_BCHW.is_contiguous(memory_format=torch.channels_last)
@@ -230,7 +210,7 @@ def test_a_batch_holds_its_samples_with_the_pixels_side_by_side(folder, indices)
 
 def test_a_batch_of_floats_stays_one(folder):
     dataset = dataset_of(folder, transform=lambda image_CHW: EvalTransform(8, 1.0)(image_CHW) / 255)
-    image_BCHW, _ = dataset.__getitems__([1, 2])
+    image_BCHW, _ = dataset.batch([1, 2])
     assert image_BCHW.dtype == torch.float32
     assert torch.equal(image_BCHW[1], dataset[2][0])
 
@@ -238,7 +218,7 @@ def test_a_batch_of_floats_stays_one(folder):
 @pytest.mark.parametrize("method", METHODS)
 def test_batches_from_workers_are_those_of_one_process(folder, method):
     dataset = dataset_of(folder, transform=EvalTransform(20, 0.875))
-    load = partial(DataLoader, dataset, batch_size=4, collate_fn=as_it_is)
+    load = partial(DataLoader, Split(dataset, torch.arange(len(dataset))), batch_size=4, collate_fn=as_it_is)
     batches = list(load(num_workers=2, multiprocessing_context=method))
     assert len(batches) == 2
     for (image_BCHW, label_B, shared), (expected_BCHW, expected_B, _) in zip(batches, load(), strict=True):
@@ -248,10 +228,24 @@ def test_batches_from_workers_are_those_of_one_process(folder, method):
         assert shared  # from the start: else the whole batch is copied once more to be sent
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@forks
+def test_it_works_in_a_plain_dataloader_and_with_torchs_own_subsets(folder, workers):
+    dataset = dataset_of(folder, transform=EvalTransform(20, 0.875))
+    one, other = torch.utils.data.random_split(dataset, [3, len(dataset) - 3], torch.Generator().manual_seed(0))
+    for part in (dataset, one, other):
+        batches = list(DataLoader(part, batch_size=2, num_workers=workers))
+        image_NCHW, label_N = torch.cat([batch[0] for batch in batches]), torch.cat([batch[1] for batch in batches])
+        assert len(image_NCHW) == len(part)
+        for image_CHW, label, sample in zip(image_NCHW, label_N, part, strict=True):
+            assert torch.equal(image_CHW, sample[0])
+            assert label == sample[1]
+
+
 def test_torchs_own_collation_of_single_samples_gives_the_same_batch(folder):
     dataset = dataset_of(folder, transform=EvalTransform(20, 0.875))
     image_BCHW, label_B = torch.utils.data.default_collate([dataset[i] for i in (3, 1, 2)])
-    batch_BCHW, labels_B = dataset.__getitems__([3, 1, 2])
+    batch_BCHW, labels_B = dataset.batch([3, 1, 2])
     assert torch.equal(batch_BCHW, image_BCHW)
     assert torch.equal(labels_B, label_B)
 
@@ -263,7 +257,7 @@ def test_f13_a_file_that_broke_since_it_was_checked_is_named(tmp_path, folder, c
         path.write_bytes(content)
     dataset = ImageDataset(tmp_path, [str(folder / "a.jpg"), "bad.png"], torch.tensor([0, 1]), EvalTransform(8, 1.0))
     assert dataset[0][1] == 0
-    for get in (lambda: dataset[1], lambda: dataset.__getitems__([0, 1])):
+    for get in (lambda: dataset[1], lambda: dataset.batch([0, 1])):
         with pytest.raises(UnreadableImageError, match=f"^{re.escape(str(path))}: {reason}"):
             get()
 

@@ -80,7 +80,7 @@ def test_a_sample_is_the_decoded_file_and_the_number_of_its_class(photos):
         assert torch.equal(image_CHW, decode(root / path))
         assert number == label
         assert number.dtype == torch.int64
-    image_BCHW, label_B = next(iter(DataLoader(dataset, batch_size=3, collate_fn=lambda batch: batch)))
+    image_BCHW, label_B = next(iter(DataLoader(dataset, batch_size=3)))
     assert label_B.tolist() == [0, 1, 1]
     assert torch.equal(image_BCHW[2], decode(root / "dog/deep/er/c.bmp"))
 

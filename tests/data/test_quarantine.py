@@ -76,6 +76,13 @@ def test_every_move_is_written_down_before_it_is_made(root, monkeypatch):
     assert (root / "cat/bad.jpg").read_text() == "cat/bad.jpg"
 
 
+def test_half_a_line_of_an_interrupted_list_stops_nothing(root):
+    quarantine(root, [root / "cat/bad.jpg"])
+    with (folder_of(root) / UNDO).open("a") as undo:
+        undo.write('{"now": "dog/ba')
+    assert put_back(root) == [root / "cat/bad.jpg"]
+
+
 def test_a_file_that_cannot_be_moved_ends_it_with_the_count(root, tmp_path):
     (tmp_path / "my photos-quarantine").write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"0 files were moved to .*my photos-quarantine, then: File exists"):

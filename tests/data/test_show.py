@@ -38,7 +38,7 @@ def test_three_pictures_are_written(folder, tmp_path):
             sizes.append(image.size)
     assert sizes[0] == sizes[1] == (1140, 220)  # one row of six at 100 dots an inch
     colours = np.asarray(Image.open(paths[0]).convert("RGB")).reshape(-1, 3)
-    assert (colours[:, 2] > 200).any()  # some blue, drawn
+    assert ((colours[:, 2] > 200) & (colours[:, 0] < 60)).any()  # blue ones are drawn
 
 
 def sheets(monkeypatch, data, tmp_path, images):
@@ -82,6 +82,16 @@ def test_a_mixed_image_names_both_classes_with_their_shares(monkeypatch, folder,
         assert sum(shares.values()) == pytest.approx(100, abs=1)
         red = shares["red"]
         assert batch[at][0].mean().item() == pytest.approx(red / 100 * 250 / 255, abs=0.02)
+
+
+def test_large_photos_are_drawn_small_under_their_own_size(monkeypatch, tmp_path):
+    for name in ("red", "blue"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for at in range(6):
+            Image.new("RGB", (900, 600), (at, 0, 0)).save(tmp_path / "photos" / name / f"{at}.jpg")
+    _, (raw, titles) = sheets(monkeypatch, FolderData(str(tmp_path / "photos"), batch_size=4, num_workers=0), tmp_path, 4)
+    assert {image_CHW.shape for image_CHW in raw} == {(3, 256, 384)}
+    assert {title.partition("\n")[2] for title in titles} == {"900 x 600"}
 
 
 def test_fewer_images_than_asked_for_are_a_whole_batch(monkeypatch, folder, tmp_path):

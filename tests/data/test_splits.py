@@ -97,6 +97,25 @@ def test_copies_stay_with_the_first_of_their_group_and_the_rest_is_dealt_out_in_
         assert len(set(rows.tolist()) - followers) == pytest.approx(FRACTIONS[name] * 800, abs=2)
 
 
+def test_with_names_a_new_row_moves_hardly_any_other():
+    names = [f"photo_{number}.jpg" for number in range(600)]
+    labels = np.arange(600) % 3
+    before = stratified_split(labels, FRACTIONS, 0, names=names)
+    assert {name: len(rows) for name, rows in before.items()} == {"train": 390, "val": 90, "test": 120}
+    assert (np.bincount(labels[before["val"]]) == 30).all()
+    split_of = {names[row]: split for split, rows in before.items() for row in rows}
+    for at, extra in ((0, "a.jpg"), (300, "m.jpg"), (600, "z.jpg")):  # wherever it comes in the list
+        more = [*names[:at], extra, *names[at:]]
+        kinds = np.insert(labels, at, 1)
+        after = {more[row]: split for split, rows in stratified_split(kinds, FRACTIONS, 0, names=more).items() for row in rows}
+        assert sum(after[name] != split_of[name] for name in names) <= 2
+    other = stratified_split(labels, FRACTIONS, 1, names=names)
+    assert len(np.intersect1d(other["test"], before["test"])) < 60
+    shuffled = np.random.default_rng(0).permutation(600)  # the order of the list does not matter
+    again = stratified_split(labels[shuffled], FRACTIONS, 0, names=[names[row] for row in shuffled])
+    assert sorted(names[shuffled[row]] for row in again["test"]) == sorted(names[row] for row in before["test"])
+
+
 def test_empty_groups_of_copies_change_nothing():
     plain = stratified_split(uneven_labels(), FRACTIONS, seed=0)
     with_none = stratified_split(uneven_labels(), FRACTIONS, seed=0, copies=[np.array([], dtype=np.int64), np.array([5])])
