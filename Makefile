@@ -43,6 +43,9 @@ bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a qu
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/digits_accuracy.py
 	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/folder_pipeline.py
+	$(BIN)/python benchmarks/data_check.py
+	$(BIN)/python benchmarks/photo_task.py
 # end
 
 $(STAMP): pyproject.toml constraints.txt

@@ -13,6 +13,7 @@ Claims:
     python benchmarks/data_check.py [--quick]
 """
 
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from lit_guide.data import FolderData
 from lit_guide.data.check import check
-from lit_guide.data.files import Paths
+from lit_guide.data.files import ImageDataset, Paths
+from lit_guide.data.photos import Listing, PhotoData
 
 IMAGES, ROUNDS, THREADS = 10_000, 5, 2
 RATE, MEMORY, INDEX = 0.9, 600.0, 120.0
@@ -78,11 +80,24 @@ def peak_of_command(root: Path) -> float:
     return float(peak)
 
 
+class Listed(PhotoData):
+    """A set of so many files that are never opened."""
+
+    count = 0
+
+    def scan(self) -> Listing:
+        """Names alone."""
+        paths = Paths(f"class{number % 1000:04}/image_{number:07}.jpg" for number in range(self.count))
+        return Listing(Path(), paths, np.arange(self.count) % 1000, [f"class{k:04}" for k in range(1000)])
+
+
 def index_bytes_per_file(count: int) -> float:
-    """What the tensors of an index hold, in bytes a file."""
-    paths = Paths(f"class{number % 1000:04}/image_{number:07}.jpg" for number in range(count))
-    label_N, rows_N = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    return (paths.nbytes + label_N.nbytes + rows_N.nbytes) / count
+    """What the index of a set holds once it is divided, in bytes a file: as it is pickled for a loader process."""
+    data = Listed()
+    data.count = count
+    rows = data.divide(np.ones(count, dtype=bool))
+    dataset = ImageDataset(data.listing.root, data.listing.paths, torch.from_numpy(data.listing.labels_N))
+    return len(pickle.dumps((dataset, rows), protocol=5)) / count
 
 
 def main() -> int:

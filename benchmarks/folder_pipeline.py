@@ -1,9 +1,11 @@
 """Training batches from a folder of JPEGs: lit-guide against torchvision's classic ImageFolder, and against NVIDIA DALI.
 
 Claims, medians of the ratios of 7 rounds in alternation (n = 7), each an epoch of 4,000 JPEGs of 500 x 375 pixels in batches of
-64 random crops of 224 pixels, mirrored by chance, as the loader hands them to the training step:
+32 random crops of 224 pixels, mirrored by chance, as the loader hands them to the training step:
 
-- images/s >= 2.0 times the classic pipeline's with the same 2 workers (goal 2.5 times);
+- images/s >= 2.0 times the classic pipeline's with the same 2 workers (goal 2.5 times). Ours are uint8, which the training step
+  turns into normalised float32 on the device; the others' are normalised float32 already;
+- with that work of the step included, done on the same two cores: >= 1.3 times the classic pipeline's;
 - images/s >= 1.2 times DALI's on the CPU with 2 threads (only where DALI is installed: pip install nvidia-dali-cuda130);
 - with `cache: disk`, from the second epoch on, images/s of CPU time on one core >= 8 times the classic pipeline's: both in one
   process without workers and with one thread.
@@ -14,8 +16,8 @@ Sides:
   with 2 persistent workers.
 - DALI: fn.readers.file shuffled, fn.decoders.image_random_crop, fn.resize, fn.crop_mirror_normalize, all on the CPU, 2 threads,
   its own defaults for prefetching.
-- ours: FolderData's training loader with 2 workers. Its batches are uint8: they are made float32 and normalised by the training
-  step, on the device. What that costs where the device is the CPU, on the same two cores, is recorded as `ours_normalized`.
+- ours: FolderData's training loader with 2 workers; `ours_normalized`: and what the step does to its batches before the first
+  layer, on the CPU.
 
 All sides draw the same crops by distribution: 8 to 100 % of the area, sides from 3:4 to 4:3, antialiased bilinear scaling.
 
@@ -43,9 +45,9 @@ from lit_guide.data.augment import to_float
 from lit_guide.data.base import IMAGENET
 from lit_guide.networks import Normalized
 
-IMAGES, BATCH, SIDE, WORKERS = 4_000, 64, 224, 2
+IMAGES, BATCH, SIDE, WORKERS = 4_000, 32, 224, 2
 ROUNDS = 7
-CLASSIC_LIMIT, CLASSIC_GOAL, DALI_LIMIT, CACHE_LIMIT = 2.0, 2.5, 1.2, 8.0
+CLASSIC_LIMIT, CLASSIC_GOAL, NORMALIZED_LIMIT, DALI_LIMIT, CACHE_LIMIT = 2.0, 2.5, 1.3, 1.2, 8.0
 DALI = importlib.util.find_spec("nvidia.dali") is not None if importlib.util.find_spec("nvidia") else False
 
 Epoch = Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -145,6 +147,7 @@ def one_round(index: int, sides: dict[str, Epoch], alone: dict[str, Epoch]) -> d
     torch.set_num_threads(threads)
     rate = figures["ours_images_per_s"]
     figures["over_classic"] = round(rate / figures["classic_images_per_s"], 3)
+    figures["normalized_over_classic"] = round(figures["ours_normalized_images_per_s"] / figures["classic_images_per_s"], 3)
     if "dali" in sides:
         figures["over_dali"] = round(rate / figures["dali_images_per_s"], 3)
     figures["cached_over_classic"] = round(figures["cached_images_per_core_s"] / figures["classic_images_per_core_s"], 3)
@@ -172,11 +175,16 @@ def main() -> int:
     middle, n = record.medians(rounds), len(record.undisturbed(rounds))
     print(f"medians: {middle}; goal {CLASSIC_GOAL:g} {'reached' if middle['over_classic'] >= CLASSIC_GOAL else 'not reached'}")
     settings = {"images": count, "batch_size": BATCH, "workers": WORKERS, "goal": CLASSIC_GOAL, "dali": dali_version()}
-    text = "images/s of training crops from a folder of JPEGs over those of"
-    claims = [record.claim(f"{text} ImageFolder + PIL + v1 transforms", middle["over_classic"], CLASSIC_LIMIT, n, at_most=False)]
+    text = "images/s of training crops from a folder of JPEGs, as uint8 for the device to normalise, over those of"
+    classic_side = "ImageFolder + PIL + v1 transforms"
+    included = f"the same, with the normalisation on the CPU included, over {classic_side}"
+    claims = [
+        record.claim(f"{text} {classic_side}", middle["over_classic"], CLASSIC_LIMIT, n, at_most=False),
+        record.claim(included, middle["normalized_over_classic"], NORMALIZED_LIMIT, n, at_most=False),
+    ]
     if DALI:
         claims.append(record.claim(f"{text} DALI on the CPU", middle["over_dali"], DALI_LIMIT, n, at_most=False))
-    cached = "images per second of one core from the disk cache over those of ImageFolder + PIL + v1 transforms"
+    cached = f"images per second of one core from the disk cache, as uint8, over those of {classic_side}"
     claims.append(record.claim(cached, middle["cached_over_classic"], CACHE_LIMIT, n, at_most=False))
     return record.finish("folder_pipeline", claims, rounds, middle, settings, quick)
 

@@ -2,7 +2,7 @@
 
 The task: patches of 48 pixels from scikit-learn's two photos, in six classes (sky, pavilion, water, trees, petals, leaves). Each
 class is a rectangle of a photo; its training, validation and test patches come from three parts of that rectangle which share
-no pixel. 360 JPEGs to train on, 120 to choose the epoch by, 120 to test on.
+no pixel. 600 JPEGs to train on, 120 to choose the epoch by, 120 to test on; patches of one part overlap, but no two are equal.
 
 Claim: test accuracy >= 0.95 for each of five seeds (n = 5), each in < 180 s on 2 cores with the exports. Only the size of the
 images is given by a flag, since the patches are small: `--data.image_size 64`. The network starts from random weights.
@@ -26,13 +26,13 @@ PATCH = 48
 REGIONS = {
     "sky": (0, (330, 0, 640, 120)),
     "pavilion": (0, (90, 140, 330, 330)),
-    "water": (0, (350, 235, 545, 300)),
+    "water": (0, (345, 225, 565, 300)),
     "trees": (0, (330, 330, 570, 427)),
     "petals": (1, (190, 130, 430, 320)),
     "leaves": (1, (0, 70, 170, 427)),
 }
 # split -> its share of the longer side, and patches of each class.
-SPLITS = {"train": (0.0, 0.5, 60), "val": (0.5, 0.75, 20), "test": (0.75, 1.0, 20)}
+SPLITS = {"train": (0.0, 0.5, 100), "val": (0.5, 0.75, 20), "test": (0.75, 1.0, 20)}
 ACCURACY, SECONDS = 0.95, 180.0
 
 
@@ -48,8 +48,9 @@ def make_patches(root: Path) -> Path:
             box[0 if wide else 1], box[2 if wide else 3] = round(first + start * length), round(first + end * length)
             folder = root / split / name
             folder.mkdir(parents=True)
-            for number in range(count):
-                x, y = rng.integers(box[0], box[2] - PATCH + 1), rng.integers(box[1], box[3] - PATCH + 1)
+            columns, rows = box[2] - box[0] - PATCH + 1, box[3] - box[1] - PATCH + 1
+            for number, place in enumerate(rng.choice(columns * rows, count, replace=False)):
+                x, y = box[0] + place % columns, box[1] + place // columns
                 Image.fromarray(photos[photo][y : y + PATCH, x : x + PATCH]).save(folder / f"{number:02}.jpg", quality=92)
     return root
 
