@@ -4,7 +4,7 @@ The task: patches of 48 pixels from scikit-learn's two photos, in six classes (s
 class is a rectangle of a photo; its training, validation and test patches come from three parts of that rectangle which share
 no pixel. 600 JPEGs to train on, 120 to choose the epoch by, 120 to test on; patches of one part overlap, but no two are equal.
 
-Claim: test accuracy >= 0.95 for each of five seeds (n = 5), each in < 180 s on 2 cores with the exports. Only the size of the
+Claim: test accuracy >= 0.95 for each of three seeds (n = 3), each in < 180 s on 2 cores with the exports. Only the size of the
 images is given by a flag, since the patches are small: `--data.image_size 64`. The network starts from random weights.
 
     python benchmarks/photo_task.py [--quick]
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import record
-from digits_accuracy import CORES, SEEDS, train
+from digits_accuracy import CORES, train
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -25,14 +25,15 @@ PATCH = 48
 # class -> photo (0 is china.jpg, 1 is flower.jpg), and the rectangle's left, top, right, bottom in pixels.
 REGIONS = {
     "sky": (0, (330, 0, 640, 120)),
-    "pavilion": (0, (90, 140, 330, 330)),
-    "water": (0, (345, 225, 565, 300)),
+    "pavilion": (0, (100, 70, 310, 330)),
+    "water": (0, (345, 225, 545, 300)),
     "trees": (0, (330, 330, 570, 427)),
     "petals": (1, (190, 130, 430, 320)),
-    "leaves": (1, (0, 70, 170, 427)),
+    "leaves": (1, (0, 60, 170, 330)),
 }
 # split -> its share of the longer side, and patches of each class.
 SPLITS = {"train": (0.0, 0.5, 100), "val": (0.5, 0.75, 20), "test": (0.75, 1.0, 20)}
+SEEDS = 3
 ACCURACY, SECONDS = 0.95, 180.0
 
 
