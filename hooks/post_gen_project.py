@@ -33,7 +33,7 @@ CARRIED_FOR_CI = {"github": (".github/workflows/ci.yml",), "none": ()}
 # What `make demo` trains. Photos have to be there first; arrays have a file to begin with: the digits' own.
 DEMO = {
     "digits": "--config configs/digits.yaml",
-    "folder": "$(if $(wildcard photos),--config configs/folder.yaml --data.root photos,--config configs/digits.yaml)",
+    "folder": "$(if $(wildcard photos/*),--config configs/folder.yaml --data.root photos,--config configs/digits.yaml)",
     "arrays": "--config configs/arrays.yaml --data.path lit_guide/data/digits.npz",
     "torchvision": "--config configs/torchvision.yaml --data.dataset CIFAR10 --data.root data --trainer.max_epochs 5",
 }

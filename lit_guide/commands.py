@@ -48,7 +48,7 @@ def fit(args: list[str]) -> None:
             print(f"Saved {runs.LAST.name}. Go on with: lit-guide fit --run {where}")
         raise
     if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
-        print(f"Nothing was left to train: set --trainer.max_epochs above {trainer.max_epochs} to train on.")
+        print(f"Nothing was left to train: set --trainer.max_epochs above {trainer.current_epoch} to train on.")
     best = best_checkpoint(trainer)
     if best is None and trainer.is_global_zero:
         print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")

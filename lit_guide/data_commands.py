@@ -1,6 +1,7 @@
 """`data check` and `data show`: look at a set of images before training on it."""
 
 import json
+import shlex
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -52,8 +53,8 @@ class DataCLI(ClassifierCLI):
         else:
             parser.add_argument("--samples", type=int, default=24, help="How many images of a training batch are drawn.")
 
-    def instantiate_classes(self) -> None:
-        """Build the data."""
+    def build(self) -> None:
+        """Build the data alone."""
         parser = Parser()
         parser.add_subclass_arguments(DataModule, "data")
         if self.config.get("data") is None:
@@ -71,6 +72,9 @@ def data(args: list[str]) -> None:
     if args[0] not in ACTIONS:
         near = get_close_matches(args[0], ACTIONS, n=1)
         raise ConfigError(f"There is no command 'data {args[0]}'. Did you mean data {near[0] if near else 'check'}?")
+    if len(args) > 1 and not args[1].startswith("-"):
+        hint = f"--config configs/folder.yaml --data.root {shlex.quote(args[1])}"
+        raise ConfigError(f"data {args[0]} takes flags alone. Is {args[1]} a folder of photos? Then type: data {args[0]} {hint}")
     ACTIONS[args[0]](DataCLI(f"data {args[0]}", args[1:]))
 
 
@@ -96,8 +100,11 @@ def _check(cli: DataCLI) -> None:
     print(f"All findings are in {output / 'data_check.json'}")
     if wrong:
         listed = "\n".join(f"  {f.what}" + (f" ({len(f.items):,})" if f.items else "") for f in wrong)
-        raise UserError(f"Mend this before you train:\n{listed}")
-    print(f"{report.images:,} images: nothing is wrong with them.")
+        unreadable = "unreadable" in [finding.kind for finding in wrong]
+        how = "\n--fix quarantine moves broken files away, --data.on_bad_image skip trains without them." if unreadable else ""
+        raise UserError(f"Mend this before you train:\n{listed}{how}")
+    looks = len(report.findings) - len(report.wrong)
+    print(f"{report.images:,} images: nothing must be mended{f'; {looks} things are worth a look' if looks else ''}.")
 
 
 def _root(source: DataModule) -> Path:

@@ -49,7 +49,7 @@ def explain(message: str, known: Iterable[str], classes: Iterable[str], importab
         near = get_close_matches(name, set(known), n=1, cutoff=0.6)
         hint = f"Did you mean {near[0]}?" if near else "lit-guide fit --help lists all keys."
         return f"There is no flag or key {name!r}. {hint}"
-    if message.endswith("arguments are required: data"):
+    if message.endswith("arguments are required: data") or "DataModule is abstract" in message:
         return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
     no_class = re.search(r"Expected a dot import path string: (\w+)$|(?:No subclass|no class).*?'(\w+)'", message, re.MULTILINE)
     if no_class:

@@ -140,10 +140,14 @@ class ClassifierCLI(LightningCLI):
                 "--images", type=str, nargs="+", default=None, help="Image files and folders, instead of the test split."
             )
 
+    def build(self) -> None:
+        """Build data, model and trainer."""
+        super().instantiate_classes()
+
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer; jsonargparse wraps what their constructors raise, so our own errors are unwrapped."""
+        """Build what the command needs; jsonargparse wraps what constructors raise, so our own errors are unwrapped."""
         try:
-            super().instantiate_classes()
+            self.build()
         except Exception as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, UserError):

@@ -31,7 +31,7 @@ def findings() -> dict[str, list[str]]:
 def test_a_good_folder_passes(run: Run, photos: Path) -> None:
     outcome = run("data", "check", *FOLDER)
     assert outcome.code == 0, outcome.err
-    assert outcome.out.endswith("All findings are in data_check.json\n40 images: nothing is wrong with them.\n")
+    assert outcome.out.endswith("All findings are in data_check.json\n40 images: nothing must be mended.\n")
     assert "│ cat   │    13 │   3 │    4 │" in outcome.out
     assert json.loads(Path("data_check.json").read_text()) == {
         "ok": True,
@@ -47,7 +47,8 @@ def test_f13_bad_files_end_with_1_are_moved_away_and_come_back(run: Run, photos:
         path.write_bytes(content)
     outcome = run("data", "check", *FOLDER)
     assert outcome.code == 1
-    assert outcome.err == "lit-guide: Mend this before you train:\n  can't be used (2)\n"
+    how = "--fix quarantine moves broken files away, --data.on_bad_image skip trains without them."
+    assert outcome.err == f"lit-guide: Mend this before you train:\n  can't be used (2)\n{how}\n"
     assert findings() == {"unreadable": ["cat/0.png: empty file", "dog/notes.txt: not an image"]}
     assert all(path.is_file() for path in bad)  # looking changes nothing
 
@@ -135,6 +136,10 @@ def test_digits_are_checked_and_shown(run: Run) -> None:
     [
         (["data", "shw"], "There is no command 'data shw'. Did you mean data show?"),
         (["data", "check"], "No data were chosen: give a recipe"),
+        (["data", "check", "--data.root", "photos"], "No data were chosen: give a recipe"),
+        (["data", "check", "photos"], "Then type: data check --config configs/folder.yaml --data.root photos"),
+        (["data", "check", *FOLDER, "--data.group_pattern", "x"], "must have one group in brackets"),
+        (["data", "show", *FOLDER, "--data.batch_size", "0"], "data.batch_size is 0; it must be 1 or more."),
         (["data", "check", *FOLDER, "--fix", "delete"], "fix"),
         (["data", "check", *FOLDER, "--fx", "undo"], "fx"),
         (["data", "check", "--config", "configs/digits.yaml", "--fix", "quarantine"], "these data are no folder"),

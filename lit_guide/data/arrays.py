@@ -102,6 +102,10 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
     """
     if not Path(path).is_file():
         raise ConfigError(f"There is no file {path}. Give your .npz, or a folder of .npy files, with --data.path PATH.")
+    if Path(path).suffix == ".npy":
+        raise ConfigError(
+            f"{path} is one array: give the folder that holds images.npy and labels.npy, --data.path {Path(path).parent}."
+        )
     try:
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -132,6 +136,8 @@ def read_npy_folder(folder: Path) -> dict[str, NDArray[Any]]:
 
 def _check_columns(arrays: dict[str, NDArray[Any]], path: str) -> None:
     missing = [name for name in ("images", "labels") if name not in arrays]
+    if not arrays:
+        raise UserError(f"{path} holds no images.npy and no labels.npy. Photos are read with --config configs/folder.yaml.")
     if missing:
         raise UserError(f"{path} holds {sorted(arrays)} but no {' and no '.join(missing)}.")
     for name in {"images", "labels", "class_names", "split"} & set(arrays):
@@ -181,11 +187,11 @@ def _check_images(images: NDArray[Any], path: str) -> None:
         low_N[start : start + 1024], high_N[start : start + 1024] = part.min(axis=1), part.max(axis=1)
     # NaN spreads through min and max; Inf is one of them.
     _raise_for(~np.isfinite(low_N) | ~np.isfinite(high_N), "images hold NaN or Inf", path)
-    _raise_for((low_N < 0) | (high_N > 1), "float images leave the range 0 to 1", path)
+    _raise_for((low_N < 0) | (high_N > 1), "float images leave the range 0 to 1 (of 0 to 255: divide them)", path)
 
 
 def _raise_for(bad_N: NDArray[np.bool_], fault: str, path: str) -> None:
     rows = np.flatnonzero(bad_N)
     if len(rows):
-        shown = ", ".join(str(row) for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
+        shown = ", ".join(str(row) for row in rows[:10]) + (" and more" if len(rows) > 10 else "")
         raise UserError(f"{path}: {fault}, in {len(rows)} of {len(bad_N)} rows: {shown}. Mend or drop these rows.")

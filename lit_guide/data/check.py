@@ -23,6 +23,7 @@ from lit_guide.errors import ConfigError, UserError
 
 HUGE = 24_000_000  # pixels: decoding one takes as long as decoding a hundred of 500 x 375
 ENLARGED = 4  # a photo smaller than the network's input by more than this factor shows little
+FEW = 4  # training images of a class, under which it can hardly be learned
 UNEVEN = 10  # times as many images in one class as in another, from which on it is worth a word
 CLASSES_SHOWN, ITEMS_SHOWN, LONGEST = 20, 5, 300  # classes, items of a finding, and characters of an item on the screen
 
@@ -188,17 +189,22 @@ def _about_images(
         (near, "near", " ~ ", "nearly the same image"),
     ):
         across = [group for group in groups if len({split_N[index] for index in group}) > 1]
-        within = [group for group in groups if len({split_N[index] for index in group}) == 1]
         unsure = [group for group in groups if len({labels_N[index] for index in group}) > 1]
-        for found, what, wrong, mend in (
-            # Where the splits are made here, the next set of copies may fall otherwise; data.group_pattern holds them together.
-            (across, "across_splits", kind == "equal" or given, "in more than one split (a leak): scores on it mean nothing"),
+        within = [group for group in groups if group not in unsure and len({split_N[index] for index in group}) == 1]
+        mend = "" if given else "; data.group_pattern keeps such images together"
+        for found, what, wrong, where in (
+            (
+                across,
+                "across_splits",
+                kind == "equal" or given,
+                f"in more than one split (a leak): scores on it mean nothing{mend}",
+            ),
             (unsure, "classes", kind == "equal", "in more than one class"),
             (within, "within_split", False, "more than once in a split"),
         ):
             if found:
                 items = [sign.join(f"{split_N[index]} {names[index]}".strip() for index in group) for group in found]
-                yield Finding(f"{kind}_{what}", wrong, f"{words} {mend}", items)
+                yield Finding(f"{kind}_{what}", wrong, f"{words} {where}", items)
 
 
 def _about_sizes(names: Sequence[str], examined: Examined, size: int) -> Iterator[Finding]:
@@ -213,7 +219,9 @@ def _about_sizes(names: Sequence[str], examined: Examined, size: int) -> Iterato
             yield Finding(kind, False, what, items)
     others = np.flatnonzero(good_N & (examined.mode_N != "RGB")).tolist()
     if others:
-        yield Finding("mode", False, "no plain RGB: converted", [f"{names[index]}: {examined.mode_N[index]}" for index in others])
+        yield Finding(
+            "mode", False, "not plain RGB; converted", [f"{names[index]}: {examined.mode_N[index]}" for index in others]
+        )
 
 
 def _about_classes(splits: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> Iterator[Finding]:
@@ -223,6 +231,9 @@ def _about_classes(splits: Mapping[str, Sequence[int]], class_names: Sequence[st
         lacking = [name for name, count in zip(class_names, count_K, strict=True) if not count]
         if lacking and (sum(count_K) or split == "train"):
             yield Finding("absent", split == "train", f"classes without an image in {split}", lacking)
+    few = [f"{name}: {count}" for name, count in zip(class_names, splits.get("train", []), strict=False) if 0 < count < FEW]
+    if few:
+        yield Finding("few", False, f"classes with fewer than {FEW} training images", few)
     train_K = [count for count in splits.get("train", []) if count]
     if train_K and max(train_K) >= UNEVEN * min(train_K):
         what = f"{max(train_K)} training images in one class, {min(train_K)} in another: see data.sampler and model.class_weights"

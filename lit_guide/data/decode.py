@@ -23,6 +23,7 @@ MAX_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)
 MAX_BYTES = 4 * MAX_PIXELS  # a film or an archive between the images is not read
 Bytes = NDArray[np.uint8]
 JPEG = b"\xff\xd8\xff"
+HEIC = (b"heic", b"heix", b"hevc", b"mif1")  # brands of ISO/IEC 23008-12, what iPhones write
 # SOF markers of JPEG: height, width and components follow (ITU-T T.81, B.2.2). C4, C8 and CC mean something else.
 SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SOS, APP1 = 0xDA, 0xE1  # pixels follow; EXIF or XMP data follow
@@ -201,7 +202,8 @@ def _with_pillow(data: Bytes, mode: str) -> Tensor:
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError("not an image") from None
+        heic = data[4:8].tobytes() == b"ftyp" and data[8:12].tobytes() in HEIC
+        raise UnreadableImageError("HEIC, which is not read here: save it as JPEG" if heic else "not an image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second where warnings are errors
         raise UnreadableImageError(str(error).partition(",")[0]) from None
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, ...

@@ -76,7 +76,9 @@ def put_back(root: Path) -> list[Path]:
         if not now.is_file():  # written down, but never moved; or taken out by hand
             continue
         if was.exists():
-            raise UserError(f"{was} is there again: move it away, or {now}. {len(back)} files were put back.")
+            raise UserError(
+                f"{len(back)} files were put back, then: {was} is there again. Move it or {now} away, and undo once more."
+            )
         try:
             was.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(now, was)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 6
 DRAWN = 256  # pixels of the shorter side, of which the sheet shows some 180
+LONGEST = 24  # characters of a file's name that fit under each other
 MOST_CLASSES = 40  # bars that can still be read
 
 
@@ -35,22 +36,23 @@ def show(data: DataModule, folder: Path, images: int = 24) -> list[Path]:
     """
     order = data.train_dataloader().batch_sampler
     assert order is not None  # it has a batch size
-    rows = data.rows["train"][next(iter(order))[:images]].tolist()
+    places = next(iter(order))[:images]
+    rows, names = data.rows["train"][places].tolist(), data.sample_names("train")
     raw, raw_titles = [], []
-    for row in rows:  # photos as a camera makes them: one at a time
+    for row, place in zip(rows, places, strict=True):  # photos as a camera makes them: one at a time
         image_CHW, label = data.source.dataset[row]
-        raw_titles.append(f"{data.class_names[int(label)]}\n{image_CHW.shape[2]} x {image_CHW.shape[1]}")
+        file = Path(names[place]).name[-LONGEST:]
+        raw_titles.append(f"{file}\n{data.class_names[int(label)]}, {image_CHW.shape[2]} x {image_CHW.shape[1]}")
         raw.append(resize_shorter(image_CHW, DRAWN, enlarge=False) if image_CHW.dtype == torch.uint8 else image_CHW)
     samples = data.samples(training=True)
     image_BCHW, label_B = default_collate([samples[row] for row in rows])
     image_BCHW, label_B = data.to_model(image_BCHW, label_B, training=True)
     folder.mkdir(parents=True, exist_ok=True)
-    names = data.class_names
     written = []
     for name, figure in (
-        ("batch", contact_sheet(list(image_BCHW), [_label(label, names) for label in label_B])),
+        ("batch", contact_sheet(list(image_BCHW), [_label(label, data.class_names) for label in label_B])),
         ("raw", contact_sheet(raw, raw_titles)),
-        ("classes", class_chart(names, {split: data.class_counts(split) for split in data.rows})),
+        ("classes", class_chart(data.class_names, {split: data.class_counts(split) for split in data.rows})),
     ):
         written.append(folder / f"{name}.png")
         figure.savefig(written[-1], dpi=100)
@@ -70,6 +72,7 @@ def contact_sheet(images: Sequence[Tensor], titles: Sequence[str]) -> "Figure":
     figure = Figure(figsize=(1.9 * COLUMNS, 2.2 * down), layout="constrained")
     for at, axes in enumerate(figure.subplots(down, COLUMNS, squeeze=False).flat):
         axes.set_axis_off()
+        axes.set_anchor("N")  # titles of a row at one height
         if at < len(images):
             axes.imshow(_pixels(images[at]), cmap="gray", vmin=0, vmax=1)
             axes.set_title(titles[at], fontsize=8, parse_math=False)

@@ -100,7 +100,7 @@ def read_csv(path: Path, wanted: Collection[str]) -> Columns:
                 for at, column in taken:
                     column.append(row[at].strip())
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file in UTF-8: {error}.") from None
+        raise UserError(f"{path} is no CSV file in UTF-8: {error}. Save it as CSV UTF-8.") from None
     return columns
 
 

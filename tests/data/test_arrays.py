@@ -256,7 +256,7 @@ def test_f17_images_with_nan_or_inf_are_named_by_row(write, value, layout):
 
 def test_f17_only_the_first_ten_rows_are_listed(write):
     message = fault(write(images=np.full((N, H, W), np.nan)))
-    assert "in 30 of 30 rows: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...." in message
+    assert "in 30 of 30 rows: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and more." in message
 
 
 def test_f17_unequal_lengths_are_refused_with_both(write):
@@ -286,7 +286,7 @@ def test_f17_labels_with_nan_are_named_by_row(write):
 @pytest.mark.parametrize("value", [-0.01, 1.01, 255.0])
 def test_f17_float_images_outside_0_to_1_are_named_by_row(write, value):
     images = with_value((some_bytes(N, H, W) / 255).astype(np.float32), (11, 2, 2), value)
-    assert "float images leave the range 0 to 1, in 1 of 30 rows: 11." in fault(write(images=images))
+    assert "float images leave the range 0 to 1 (of 0 to 255: divide them), in 1 of 30 rows: 11." in fault(write(images=images))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint16, bool, np.complex64])
@@ -336,8 +336,13 @@ def test_f17_a_file_that_is_no_npz_is_refused(tmp_path, content):
 
 
 def test_f17_a_single_array_file_is_refused(tmp_path):
-    np.save(tmp_path / "mine.npy", some_bytes(N, H, W))
-    assert "is not a readable .npz of plain arrays" in fault(str(tmp_path / "mine.npy"))
+    np.save(tmp_path / "images.npy", some_bytes(N, H, W))
+    with pytest.raises(ConfigError, match=r"images\.npy is one array: give the folder that holds images\.npy and labels\.npy"):
+        _ = ArraysData(str(tmp_path / "images.npy")).source
+
+
+def test_f17_a_folder_of_photos_in_the_place_of_arrays_says_which_recipe_reads_them(tmp_path):
+    assert "Photos are read with --config configs/folder.yaml" in fault(str(tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "overwritten", "checksum"])

@@ -159,7 +159,7 @@ def test_copies_in_one_split_are_worth_a_look_and_in_two_classes_wrong(folder):
     put(folder / "train/dog/copy.png", content)
     report = report_of(folder)
     group = "train train/cat/0.png = train train/cat/copy.png = train train/dog/copy.png"
-    assert found(report) == {"equal_classes": [group], "equal_within_split": [group]}
+    assert found(report) == {"equal_classes": [group]}
     assert [finding.kind for finding in report.wrong] == ["equal_classes"]
 
 
@@ -225,6 +225,11 @@ def test_tables_are_checked_like_folders(folder):
     table.write_text("path,label\ntrain/cat/0.png,cat\ntrain/dog/6.png,dog\ngone.png,dog\n")
     report = check(TableData(str(table), val_fraction=0, test_fraction=0))
     assert found(report)["unreadable"] == ["gone.png: no such file or directory"]
+
+
+def test_a_class_of_few_images_is_named(folder):
+    (folder / "train/dog/6.png").unlink()
+    assert found(report_of(folder)) == {"few": ["dog: 3"]}
 
 
 def test_arrays_are_checked_by_content(tmp_path):

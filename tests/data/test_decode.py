@@ -873,3 +873,10 @@ def test_f15_floating_point_pixels_are_refused_not_made_black(tmp_path):
 def test_a_name_that_no_file_can_have_is_a_bad_file():
     with pytest.raises(UnreadableImageError, match="no file can have this name"):
         decode("a\0b.jpg")
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_a_photo_of_an_iphone_is_refused_by_its_name(tmp_path, brand):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0" * 200)
+    with pytest.raises(UnreadableImageError, match="HEIC, which is not read here: save it as JPEG"):
+        decode(tmp_path / "a.heic")

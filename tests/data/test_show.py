@@ -64,8 +64,8 @@ def test_both_sheets_show_the_same_images_and_the_labels_are_theirs(monkeypatch,
         assert image_CHW.shape == (3, 32, 32)
         assert image_CHW.dtype == torch.float32
         assert image_CHW.max() <= 1
-        assert raw_title == {"red": "red\n48 x 48", "blue": "blue\n96 x 48"}[title]
-        # The green of each file is its number: the same file is in both places.
+        # The green of each file is its number: the same file is in both places, and it is the one that is named.
+        assert raw_title == f"{raw_CHW[1, 0, 0]}.png\n" + {"red": "red, 48 x 48", "blue": "blue, 96 x 48"}[title]
         assert (image_CHW[1] * 255).round().unique().tolist() == raw_CHW[1].unique().tolist()
         assert (image_CHW[0].mean() > image_CHW[2].mean()) == (title == "red")
 
@@ -91,7 +91,7 @@ def test_large_photos_are_drawn_small_under_their_own_size(monkeypatch, tmp_path
             Image.new("RGB", (900, 600), (at, 0, 0)).save(tmp_path / "photos" / name / f"{at}.jpg")
     _, (raw, titles) = sheets(monkeypatch, FolderData(str(tmp_path / "photos"), batch_size=4, num_workers=0), tmp_path, 4)
     assert {image_CHW.shape for image_CHW in raw} == {(3, 256, 384)}
-    assert {title.partition("\n")[2] for title in titles} == {"900 x 600"}
+    assert {title.partition(", ")[2] for title in titles} == {"900 x 600"}
 
 
 def test_fewer_images_than_asked_for_are_a_whole_batch(monkeypatch, folder, tmp_path):
