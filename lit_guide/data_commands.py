@@ -57,8 +57,6 @@ class DataCLI(ClassifierCLI):
         """Build the data alone."""
         parser = Parser()
         parser.add_subclass_arguments(DataModule, "data")
-        if self.config.get("data") is None:
-            raise ConfigError(f"{self.command} needs to know which data: give --config FILE, or --data CLASS.")
         if "cache" in self.config.data.init_args:
             self.config.data.init_args.cache = "none"  # the files themselves are looked at
         self.datamodule = parser.instantiate(Namespace(data=self.config.data)).data  # type: ignore[no-untyped-call]
@@ -119,13 +117,8 @@ def _root(source: DataModule) -> Path:
 def _output(cli: DataCLI) -> Path:
     """The folder for what is found, made and tried before hours are spent on looking."""
     output = Path(cli.config.output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        runs.check_space(output)
-    except OSError as error:
-        raise UserError(f"--output {output} can't be made: {error.strerror}.") from None
-    except UserError as error:
-        raise UserError(str(error).replace("--run_dir", "--output")) from None
+    runs.make_results_dir(output, flag="--output")
+    runs.check_space(output, flag="--output")
     return output
 
 

@@ -81,8 +81,8 @@ def release_run_dir(path: Path) -> None:
         path.rmdir()
 
 
-def make_results_dir(path: Path) -> None:
-    """Make the directory that an evaluation or an export writes to; it may be there already.
+def make_results_dir(path: Path, flag: str = "--run_dir") -> None:
+    """Make the directory that an evaluation or an export writes to; it may be there already. `flag` is what names it.
 
     Raises:
         UserError: it can't be made.
@@ -90,10 +90,10 @@ def make_results_dir(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--run_dir {path} can't be made: {error.strerror}.") from None
+        raise UserError(f"{flag} {path} can't be made: {error.strerror}.") from None
 
 
-def check_space(path: Path, needed: int = 1 << 20) -> None:
+def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> None:
     """Fail now, not at the first checkpoint, where `path` can't be written to or has fewer than `needed` bytes free.
 
     Raises:
@@ -105,11 +105,11 @@ def check_space(path: Path, needed: int = 1 << 20) -> None:
         probe.unlink()
         free = shutil.disk_usage(path).free
     except OSError as error:
-        raise UserError(f"{path} can't be written to: {error.strerror}. Give another directory with --run_dir DIR.") from None
+        raise UserError(f"{path} can't be written to: {error.strerror}. Give another directory with {flag} DIR.") from None
     if free < needed:
         raise UserError(
             f"{path} has {free / 1e6:.0f} MB free and this run writes about {needed / 1e6:.0f} MB. "
-            "Free some space, or give another directory with --run_dir DIR."
+            f"Free some space, or give another directory with {flag} DIR."
         )
 
 

@@ -244,7 +244,7 @@ def _examine_samples(data: DataModule) -> Examined:
     """As `examine` does for files, for the samples of any source."""
     source = data.source
     N = len(source.labels_N)
-    found = Examined({}, [], np.zeros(N, np.int32), np.zeros(N, np.int32), np.zeros(N, "U8"), np.zeros(N, np.uint64))
+    found = Examined.of(N)
     equal: dict[bytes, list[int]] = {}
     for index in track(range(N), "Checking images", console=Console(stderr=True), transient=True, disable=N < 10_000):
         try:

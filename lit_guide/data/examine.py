@@ -50,6 +50,11 @@ class Examined:
     mode_N: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype="U8"))
     dhash_N: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
 
+    @classmethod
+    def of(cls, N: int) -> "Examined":
+        """N files of which nothing is known yet."""
+        return cls({}, [], np.zeros(N, np.int32), np.zeros(N, np.int32), np.zeros(N, "U8"), np.zeros(N, np.uint64))
+
 
 class _One(NamedTuple):
     """One file: what `Examined` holds of it, its length in bytes, and a copy if one was asked for."""
@@ -79,7 +84,7 @@ def examine(
         keep: called with every copy in the order of the files, None for a bad file; runs in the calling thread.
     """
     N = len(paths)
-    found = Examined({}, [], np.zeros(N, np.int32), np.zeros(N, np.int32), np.zeros(N, "U8"), np.zeros(N, np.uint64))
+    found = Examined.of(N)
     length_N = np.zeros(N, np.uint64)
     columns = (SpinnerColumn(), TextColumn(what), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
