@@ -17,6 +17,14 @@ def expand(command: str, args: list[str]) -> tuple[list[str], Path | None]:
     run, given = last_value(args, "--run"), last_value(args, "--ckpt_path")
     if {"-h", "--help"} & set(args):
         return args, None
+    if command == "fit" and str(last_value(args, "--resume")).lower() in ("true", "yes"):
+        run = last_value(args, "--run_dir")
+        if run is None:
+            raise ConfigError("--resume true goes on with one run, or starts it: say where it is with --run_dir DIR.")
+        if (Path(run) / runs.LAST).is_file():
+            args = without(without(args, "--run_dir"), "--resume")
+        else:
+            run = None
     if given in ("last", "best"):
         which = runs.LAST if given == "last" else runs.BEST
         path = str(runs.find_run(run or "latest", which) / which)
@@ -72,6 +80,11 @@ def long_form(arg: str) -> str:
     """`--trainer.devices` for `--devices`, and so on; any other argument as it is."""
     flag, equals, value = arg.partition("=")
     return f"--trainer.{flag[2:]}{equals}{value}" if flag in [f"--{name}" for name in SHORT_FORMS] else arg
+
+
+def without(args: list[str], flag: str) -> list[str]:
+    """The same command line without `--flag VALUE` and `--flag=VALUE`."""
+    return [arg for before, arg in pairwise(["", *args]) if flag not in (before, arg, arg.partition("=")[0])]
 
 
 def last_value(args: list[str], flag: str) -> str | None:

@@ -1,10 +1,11 @@
-"""The two kinds of failure that a user can cause, and what jsonargparse's errors mean in plain words.
+"""How a command ends early: by a failure that a user can cause, or a signal. What jsonargparse's errors mean in plain words.
 
 `cli.main` prints the message and exits with `exit_code`.
 """
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -20,6 +21,18 @@ class ConfigError(UserError):
     """The command or the configuration is wrong; nothing has been run or written."""
 
     exit_code = 2
+
+
+class Stopped(SystemExit):
+    """The run was stopped by a signal, and what could be saved is saved.
+
+    Args:
+        number: of the signal. SIGUSR1, the warning of a scheduler, ends as SIGTERM does.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM))
+        self.name = signal.Signals(number).name
 
 
 def warn(message: str) -> None:

@@ -7,11 +7,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor, distributed
 
 from lit_guide import runs
+
+
+class Gather(BasePredictionWriter):
+    """Brings the predictions of all processes together, in the order of the samples.
+
+    Attributes:
+        probability_NK: the probability of each class, float32, on the CPU.
+        label_N: the labels as the dataset gave them.
+    """
+
+    probability_NK: Tensor
+    label_N: Tensor
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        """Gather; every process comes to hold all of them."""
+        own = tuple(torch.cat(parts).cpu() for parts in zip(*predictions, strict=True))
+        shards: list[Any] = [own]
+        if trainer.world_size > 1:
+            shards = [None] * trainer.world_size
+            distributed.all_gather_object(shards, own)
+        self.probability_NK, self.label_N = (_interleaved(parts) for parts in zip(*shards, strict=True))
+
+
+def _interleaved(shards: Sequence[Tensor]) -> Tensor:
+    """Samples 0, W, 2 W, ... of the first shard of W, 1, W + 1, ... of the second, and so on: as `Shard` divides them."""
+    whole = torch.empty(sum(map(len, shards)), *shards[0].shape[1:], dtype=shards[0].dtype)
+    for first, shard in enumerate(shards):
+        whole[first :: len(shards)] = shard
+    return whole
 
 
 def write_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:

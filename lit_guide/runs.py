@@ -17,17 +17,19 @@ from lit_guide.errors import ConfigError, UserError
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
 LAST = Path("checkpoints") / "last.ckpt"
+STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "metrics.csv.earlier", ".write-test"}
 
 # Lightning starts the other processes of a DDP run with our environment: they share the first one's directory through it.
 RUN_DIR_VARIABLE = "LIT_GUIDE_CURRENT_RUN_DIR"
 
 
-def claim_run_dir(run_dir: str | None, name: str) -> Path:
+def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
     """Make the directory of a new training run and take it for this run alone.
 
     Args:
         run_dir: where the user wants it; None for `runs/<name>/<timestamp>`.
         name: the middle part of the default.
+        resume: whether `run_dir` may hold a run that broke off before its first checkpoint; it starts anew.
 
     Returns:
         An absolute path that exists, can be written to, and holds an empty `checkpoints/`.
@@ -52,10 +54,10 @@ def claim_run_dir(run_dir: str | None, name: str) -> Path:
     for attempt in range(1, 100):
         try:
             path.mkdir(parents=True, exist_ok=run_dir is not None)
-            if any(path.iterdir()):
+            if {file.name for file in path.iterdir()} - (STARTED if resume else set()):
                 raise FileExistsError
             # Two runs may both find an empty directory; only one of them can make this one in it.
-            (path / "checkpoints").mkdir()
+            (path / "checkpoints").mkdir(exist_ok=resume)
             break
         except FileExistsError:
             if run_dir is not None:

@@ -3,26 +3,31 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import distributed
+
+from lit_guide.callbacks.report import MetricsCSV
+from lit_guide.callbacks.stop import Stop
+from lit_guide.checkpoint import CheckpointWriter
+from lit_guide.errors import Stopped, UserError
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint with one file under one name, in the directory of a run that may have been moved.
+class BestCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint with one file, best.ckpt, in the directory of a run that may have been moved.
 
     Args:
         run_dir: the run directory.
-        name: best or last.
         continued: whether this goes on with that run; a new run that starts from a checkpoint has a best of its own.
-        kwargs: further arguments of ModelCheckpoint.
+        monitor: the metric that is to be lowest.
     """
 
-    def __init__(self, run_dir: Path, name: str, continued: bool = False, **kwargs: Any) -> None:
-        super().__init__(run_dir / "checkpoints", filename=name, enable_version_counter=False, **kwargs)
+    def __init__(self, run_dir: Path, continued: bool = False, monitor: str = "val/loss") -> None:
+        super().__init__(run_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=monitor)
         self.continued = continued
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Nothing: these are saved when an epoch ends, and asking after each batch costs time."""
+        """Nothing: it is saved when an epoch ends, and asking after each batch costs time."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score; Lightning would drop it where the directory has another path than before."""
@@ -34,9 +39,115 @@ class RunCheckpoint(ModelCheckpoint):
             super().load_state_dict({**state_dict, **moved, "best_k_models": best})
 
 
+class LastCheckpoint(Checkpoint):
+    """last.ckpt: where a run goes on, exactly. Saved when an epoch ends, every so many steps, and when the run is stopped.
+
+    It is saved only where Lightning comes back to the same place: not between the last batch of an epoch and its end, not before
+    a validation in the middle of an epoch, and not while gradients are accumulated. What was due then is saved at the next batch.
+
+    Args:
+        run_dir: the run directory.
+        stop: tells when to stop.
+        every_n_steps: optimizer steps between two saves in the middle of an epoch; None: only when it ends.
+        start: the step that the run goes on from, as this process sees it.
+    """
+
+    def __init__(self, run_dir: Path, stop: Stop, every_n_steps: int | None = None, start: int = 0) -> None:
+        self.path = run_dir / "checkpoints" / "last.ckpt"
+        self.stop, self.every_n_steps, self.start = stop, every_n_steps, start
+        self._due = False
+        self._max_steps = -1
+        self._plateau: float | None = None  # what ReduceLROnPlateau is told after the epoch's checkpoint
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that all processes go on from the same place: a directory may be shared by none, or lag behind on one machine.
+
+        Raises:
+            UserError: they do not.
+        """
+        if stage == "fit" and trainer.world_size > 1:
+            found: list[Any] = [None] * trainer.world_size
+            distributed.all_gather_object(found, self.start)
+            if len(set(found)) > 1:
+                raise UserError(
+                    f"The processes of this run see another {self.path}: steps {', '.join(map(str, found))}. "
+                    "--run_dir must be on a disk that all machines share."
+                )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hide `max_steps` while Lightning 2.6 restores its loops: with it, an epoch that had ended would end a second time."""
+        self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish what the checkpoint was too early for; stop here if that is wished for already."""
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        if self._plateau is not None:
+            for config in trainer.lr_scheduler_configs:
+                if config.reduce_on_plateau:
+                    config.scheduler.step(self._plateau)  # type: ignore[arg-type]  # ReduceLROnPlateau takes a metric
+            self._plateau = None
+        self._stop_if_agreed(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save if it is time to and the place is right."""
+        stopping, step, ahead = self.stop.vote(trainer), trainer.global_step, batch_idx + 1
+        accumulating = ahead % trainer.accumulate_grad_batches != 0
+        if self.every_n_steps and not accumulating and step % self.every_n_steps == 0:
+            self._due = True
+        # The run ends here, but this epoch does not: it can be gone on with.
+        ending = trainer.should_stop or step == trainer.max_steps
+        validates = trainer.val_check_batch is not None and ahead % trainer.val_check_batch == 0
+        if (self._due or stopping or ending) and not (accumulating or validates or trainer.is_last_batch):
+            self._save(trainer)
+            if stopping:
+                raise Stopped(stopping)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save a whole epoch; one that was broken off is saved already."""
+        if trainer.is_last_batch:
+            if any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs):
+                metric = trainer.callback_metrics.get("val/loss")
+                self._plateau = None if metric is None else float(metric)
+            self._save(trainer)
+            self._plateau = None
+            self._stop_if_agreed(trainer, saved=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that ends before its first validation has one model only: it is the best one too."""
+        best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
+        if not best.best_model_path and trainer.global_step:
+            best.best_model_path = str(self.path.with_name("best.ckpt"))
+            self._save(trainer, Path(best.best_model_path))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note how much of metrics.csv the checkpoint has seen."""
+        checkpoint["metrics_rows"] = sum(logger.rows for logger in trainer.loggers if isinstance(logger, MetricsCSV))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is still to be done for the epoch."""
+        return {"plateau": self._plateau}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Likewise."""
+        self._plateau = state_dict["plateau"]
+
+    def _stop_if_agreed(self, trainer: Trainer, saved: bool = False) -> None:
+        if number := self.stop.vote(trainer, at_once=True):
+            if not saved:
+                self._save(trainer)
+            raise Stopped(number)
+
+    def _save(self, trainer: Trainer, path: Path | None = None) -> None:
+        self._due = False
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
+            trainer.save_checkpoint(path or self.path, weights_only=False)
+
+
 def best_checkpoint(trainer: Trainer) -> Path | None:
     """The best checkpoint of this run; None where none was saved (`fast_dev_run`)."""
+    if isinstance(trainer.strategy.checkpoint_io, CheckpointWriter):
+        trainer.strategy.checkpoint_io.wait()
     saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    ours = [callback for callback in saving if isinstance(callback, RunCheckpoint) and callback.filename == "best"]
+    ours = [callback for callback in saving if isinstance(callback, BestCheckpoint)]
     paths = [Path(callback.best_model_path) for callback in ours or saving if callback.best_model_path]
     return paths[0] if paths and paths[0].is_file() else None

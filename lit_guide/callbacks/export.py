@@ -47,6 +47,11 @@ class Export(Callback):
         return entry
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export the best checkpoint. A run of several processes does it later, when none of them waits for this one."""
+        if trainer.world_size == 1:
+            self.export_best(trainer)
+
+    def export_best(self, trainer: Trainer) -> None:
         """Export the best checkpoint of this run; nothing where the run saves none (`fast_dev_run`)."""
         best = best_checkpoint(trainer)
         if self.enabled and trainer.is_global_zero and best is not None:

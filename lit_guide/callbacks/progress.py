@@ -34,6 +34,11 @@ class ProgressBar(RichProgressBar):
             self._drawn = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the epoch, where a run goes on in the middle of one."""
+        self._epoch = trainer.current_epoch + 1 if trainer.fit_loop.restarting else 0
+        super().on_train_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar anew, or print the epoch before: its training figures are known only after its last hook."""
         self._print_epoch(trainer)

@@ -1,5 +1,8 @@
 """What a run leaves behind in figures: metrics.csv, the speed of training, and the tables at the end."""
 
+import csv
+import io
+import itertools
 import platform
 import shlex
 import time
@@ -20,24 +23,35 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lit_guide import runs
+
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
 
 
 class MetricsCSV(Logger, CSVLogger):
-    """`metrics.csv` in the run directory, and nothing else; a run that is continued goes on in the same file.
+    """`metrics.csv` in the run directory, every row written at once; a run that is continued goes on in the same file.
 
     Args:
         run_dir: the run directory.
+        keep: rows to keep of a run that was broken off: those that its checkpoint has seen. None: all.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        super().__init__(root_dir=str(run_dir), name="", version="")
-        path = run_dir / "metrics.csv"
-        if getattr(rank_zero_only, "rank", 0) == 0 and path.is_file() and path.stat().st_size:
-            earlier = path.read_text(encoding="utf-8")
-            writer = self.experiment  # CSVLogger deletes the file that is there
-            path.write_text(earlier, encoding="utf-8")
-            writer.metrics_keys.extend(key for key in earlier.partition("\n")[0].strip().split(",") if key)
+    def __init__(self, run_dir: Path, keep: int | None = None) -> None:
+        super().__init__(root_dir=str(run_dir), name="", version="", flush_logs_every_n_steps=1)
+        self.path, self.rows = run_dir / "metrics.csv", 0
+        earlier = run_dir / "metrics.csv.earlier"
+        if getattr(rank_zero_only, "rank", 0) == 0 and (self.path.is_file() or earlier.is_file()):
+            if self.path.is_file():
+                self.path.replace(earlier)
+            writer = self.experiment  # CSVLogger would delete the file here
+            with earlier.open(newline="", encoding="utf-8") as file:
+                rows = csv.DictReader(file)
+                kept = list(itertools.islice(rows, keep))
+                writer.metrics_keys.extend(rows.fieldnames or [])
+            if kept:
+                self._write(kept)
+                self.rows = len(kept)
+            earlier.unlink()
 
     @property
     def save_dir(self) -> str:
@@ -47,6 +61,26 @@ class MetricsCSV(Logger, CSVLogger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml holds them."""
 
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Append a row. For a new column the file is written anew, as a whole, so that a crash loses nothing."""
+        keys = self.experiment.metrics_keys
+        if new := {*metrics, "step"} - set(keys):
+            keys[:] = sorted({*keys, *new})
+            if self.path.is_file():
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    rows = list(csv.DictReader(file))
+                self._write(rows)
+        super().log_metrics(metrics, step)
+        self.rows += 1
+
+    def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.experiment.metrics_keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        runs.write_atomic(self.path, text.getvalue())
+
 
 class Throughput(Callback):
     """Counts training images and the seconds spent on training batches, validation and checkpoints left out."""
@@ -55,6 +89,10 @@ class Throughput(Callback):
         self.images = 0
         self.seconds = 0.0
         self._since: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, where a run goes on in the middle of an epoch."""
+        self._since = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -103,7 +141,7 @@ class NoProfiler(PassThroughProfiler):
 
 def environment(trainer: Trainer) -> dict[str, Any]:
     """The `versions` and `device` sections of results.json."""
-    root = trainer.strategy.root_device
+    root, kind = trainer.strategy.root_device, type(trainer.strategy).__name__
     name = torch.cuda.get_device_name(root) if root.type == "cuda" else platform.processor() or platform.machine()
     return {
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -111,7 +149,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
             "accelerator": root.type,
             "name": name,
             "devices": trainer.world_size,
-            "strategy": trainer.strategy.strategy_name if hasattr(trainer.strategy, "strategy_name") else "auto",
+            "strategy": getattr(trainer.strategy, "strategy_name", kind.removesuffix("Strategy").lower()),
             "precision": str(trainer.precision),
         },
     }

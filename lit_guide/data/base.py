@@ -4,6 +4,7 @@ A source is one subclass with one method, `load`, in one file beside this one.
 Shapes: B images a batch, C channels, H x W pixels, K classes, N samples.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.data.augment import random_affine, random_crop_flip, to_float
+from lit_guide.data.loaders import Split, evaluation_loader, training_loader
+from lit_guide.data.samplers import STEP, TrainBatches, run_seed, seed_all, seed_of
 from lit_guide.data.splits import stratified_split
 from lit_guide.errors import ConfigError, UserError
 
@@ -173,7 +176,7 @@ class DataModule(LightningDataModule, ABC):
                 raise ConfigError(f"data.statistics imagenet is for 3 channels, the images have {C}: use compute.")
             return IMAGENET
         total_C, square_C, count = torch.zeros(C, dtype=torch.float64), torch.zeros(C, dtype=torch.float64), 0
-        for image_BCHW, _ in self._loader("train", self.batch_size):
+        for image_BCHW, _ in self._loader("train"):
             pixels_BCHW = to_float(image_BCHW).double()
             total_C += pixels_BCHW.sum(dim=(0, 2, 3))
             square_C += pixels_BCHW.square().sum(dim=(0, 2, 3))
@@ -188,52 +191,83 @@ class DataModule(LightningDataModule, ABC):
         """A name for each sample of a split, in order: what `predict` prints."""
         return [f"row {row}" for row in self.rows[split]]
 
-    def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
-        rows = self.rows[split]
-        if not len(rows):
-            mend = (
-                "set data.test_fraction above 0."
-                if split == "test"
-                else "lower data.val_fraction and data.test_fraction, or add data."
-            )
-            raise UserError(f"The {split} split is empty: {mend}")
-        trainer = self.trainer
-        on_each = -(-len(rows) // (trainer.world_size if trainer is not None else 1))  # rows that a process gets, rounded up
-        sampler = self._balanced(rows) if shuffle and self.sampler == "balanced" else None
+    def _loader(self, split: str, training: bool = False) -> DataLoader[Any]:
+        rows, trainer = self.rows[split], self.trainer
+        world_size = trainer.world_size if trainer is not None else 1
+        if len(rows) < world_size:
+            found = f"has {len(rows)} images for {world_size} processes: use fewer --devices," if len(rows) else "is empty:"
+            mend = "set" if split == "test" else "lower data.val_fraction and"
+            mend += " data.test_fraction above 0." if split == "test" else " data.test_fraction, or add data."
+            raise UserError(f"The {split} split {found} {mend}")
+        samples = Split(self.samples(training), torch.from_numpy(rows))
         workers = self.auto_workers() if self.num_workers == "auto" else self.num_workers
-        dataset = self.samples(training=shuffle)
-        return DataLoader(
-            Split(dataset, torch.from_numpy(rows)),
-            batch_size=batch_size,
-            shuffle=shuffle and sampler is None,
-            sampler=sampler,
-            # BatchNorm can't train on one image: a last batch of one is left out.
-            drop_last=shuffle and on_each > batch_size and on_each % batch_size == 1,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-            collate_fn=_ready_batch,
-        )
+        loader: DataLoader[Any]
+        if not training:
+            loader = evaluation_loader(samples, self.batch_size, trainer, workers)
+            return loader
+        batches = None
+        if trainer is not None and not trainer.overfit_batches:  # type: ignore[attr-defined]  # Lightning sets it
+            epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+            progress = trainer.fit_loop.epoch_loop.batch_progress
+            batches = self._batches(epoch, 0 if progress.is_last_batch else progress.current.ready)
+        loader = training_loader(samples, batches, self.batch_size, self._weights, trainer, workers)
+        return loader
 
-    def _balanced(self, rows: NDArray[np.int64]) -> WeightedRandomSampler:
-        weight_K = 1 / np.maximum(self.class_counts(), 1)
-        return WeightedRandomSampler(torch.from_numpy(weight_K[self.source.labels_N[rows]]), len(rows))  # type: ignore[arg-type]
+    def _batches(self, epoch: int = 0, start: int = 0) -> TrainBatches:
+        """This process's training batches from a place in the run on."""
+        assert self.trainer is not None
+        process = self.trainer.global_rank, self.trainer.world_size
+        return TrainBatches(len(self.rows["train"]), self.batch_size, run_seed(), *process, self._weights, epoch, start)
+
+    @property
+    def _weights(self) -> NDArray[np.float64] | None:
+        """How likely each training sample is drawn; None for each of them once."""
+        if self.sampler == "shuffle":
+            return None
+        weight_S: NDArray[np.float64] = (1 / np.maximum(self.class_counts(), 1))[self.source.labels_N[self.rows["train"]]]
+        return weight_S
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Steps of the optimizer in the whole run, by the trainer's limits."""
+        trainer = self.trainer
+        assert trainer is not None
+        batches, limit = len(self._batches()), trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps = -(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 0)
+        limits = [number for number in (steps, trainer.max_steps) if number > 0]
+        if not limits:
+            raise ConfigError("This schedule needs an end: give --trainer.max_epochs or --trainer.max_steps.")
+        return min(limits)
+
+    def batch_names(self, epoch: int, batch: int) -> list[str]:
+        """The names of the samples of this process's training batch `batch` of `epoch`: what to look at when it made trouble."""
+        batches, names = self._batches(), self.sample_names("train")
+        return [names[place] for place in batches.batch(batches.order(epoch), epoch, batch).places]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training batches (image_BCHW uint8, label_B int64)."""
-        return self._loader("train", self.batch_size, shuffle=True)
+        return self._loader("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Validation batches in order; no loader where the split is empty."""
-        return self._loader("val", self.batch_size) if len(self.rows["val"]) else []
+        return self._loader("val") if len(self.rows["val"]) else []
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test batches in order."""
-        return self._loader("test", self.batch_size)
+        return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The test split: what `predict` runs on when it is given no images."""
         return self.test_dataloader()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Seed what a training step draws, augmentation on the device and dropout, by its place in the run."""
+        self.arrived = time.perf_counter()  # what Guards counts as waiting for data ends here
+        trainer = self.trainer
+        if trainer is not None and trainer.training:
+            seed_all(seed_of(run_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank, STEP))
+        return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """What the model gets of a batch that has arrived on the device; Lightning calls it."""
@@ -266,25 +300,3 @@ class DataModule(LightningDataModule, ABC):
         kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
         wanted = [kind(alpha=alpha, num_classes=len(self.class_names)) for kind, alpha in kinds if alpha]
         return v2.RandomChoice(wanted) if wanted else None
-
-
-class Split(Dataset[Any]):
-    """The samples of one split, by their place in it; the rows are a tensor, which workers share."""
-
-    def __init__(self, dataset: Dataset[tuple[Tensor, Tensor]], row_S: Tensor) -> None:
-        self.dataset, self.row_S = dataset, row_S
-
-    def __len__(self) -> int:
-        return len(self.row_S)
-
-    def __getitems__(self, places: list[int]) -> Any:
-        """The batch of these places: what a DataLoader asks for."""
-        rows = self.row_S[places].tolist()
-        if hasattr(self.dataset, "batch"):
-            return self.dataset.batch(rows)
-        return default_collate([self.dataset[row] for row in rows])
-
-
-def _ready_batch(batch: Any) -> Any:
-    """Collate for `Split`, which gives batches already."""
-    return batch

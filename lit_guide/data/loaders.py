@@ -1,0 +1,94 @@
+"""The DataLoaders of a split: which samples a process gets, and what its loader processes do.
+
+Shapes: B images a batch, S samples of a split.
+"""
+
+import os
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
+
+from lit_guide.data.samplers import Places, Shard, TrainBatches, seed_all
+
+
+class Split(Dataset[Any]):
+    """The samples of one split, by their place in it; the rows are a tensor, which workers share."""
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, Tensor]], row_S: Tensor) -> None:
+        self.dataset, self.row_S = dataset, row_S
+
+    def __len__(self) -> int:
+        return len(self.row_S)
+
+    def __getitems__(self, places: list[int] | Places) -> Any:
+        """The batch of these places: what a DataLoader asks for. In training its random numbers are of its own seed."""
+        if isinstance(places, Places):
+            seed_all(places.seed)
+            places = places.places
+        rows = self.row_S[places].tolist()
+        if hasattr(self.dataset, "batch"):
+            return self.dataset.batch(rows)
+        return default_collate([self.dataset[row] for row in rows])
+
+
+def training_loader(
+    split: Split,
+    batches: TrainBatches | None,
+    batch_size: int,
+    weight_S: NDArray[np.float64] | None,
+    trainer: Trainer | None,
+    workers: int,
+) -> DataLoader[Any]:
+    """A loader of the batches given; where there are none, outside of a trainer, of shuffled or weighted samples."""
+    if batches is not None:
+        return _loader(split, trainer, workers, batch_sampler=batches)
+    last_is_one = len(split) > batch_size and len(split) % batch_size == 1  # BatchNorm can't train on one image
+    which: dict[str, Any] = (
+        {"shuffle": True} if weight_S is None else {"sampler": WeightedRandomSampler(weight_S.tolist(), len(split))}
+    )
+    return _loader(split, trainer, workers, batch_size=batch_size, drop_last=last_is_one, **which)
+
+
+def evaluation_loader(split: Split, batch_size: int, trainer: Trainer | None, workers: int) -> DataLoader[Any]:
+    """A loader of this process's share of the samples, in order, each of them once."""
+    alone = trainer is None or trainer.world_size == 1
+    sampler = None if trainer is None or alone else Shard(len(split), trainer.global_rank, trainer.world_size)
+    return _loader(split, trainer, workers, batch_size=batch_size, sampler=sampler)
+
+
+def _loader(split: Split, trainer: Trainer | None, workers: int, **which: Any) -> DataLoader[Any]:
+    return DataLoader(
+        split,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_outlive_signals,
+        pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        collate_fn=_ready_batch,
+        **which,
+    )
+
+
+def _ready_batch(batch: Any) -> Any:
+    """Collate for `Split`, which gives batches already."""
+    return batch
+
+
+def _outlive_signals(worker: int) -> None:
+    """Let a loader process go on when a terminal or a scheduler signals all processes: training ends after a whole step."""
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave_soon)
+
+
+def _leave_soon(number: int, frame: object) -> None:
+    """A loader that is not needed any more is ended by this signal too, so it is not ignored, only given time."""
+    timer = threading.Timer(10, os._exit, [0])
+    timer.daemon = True
+    timer.start()
