@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
+from torch import distributed
 
 from lit_guide import runs
 from lit_guide.arguments import last_value
 from lit_guide.callbacks.checkpoint import best_checkpoint
-from lit_guide.callbacks.export import EXPORTS
+from lit_guide.callbacks.export import EXPORTS, Export
 from lit_guide.callbacks.report import (
     Throughput,
     environment,
@@ -24,9 +23,10 @@ from lit_guide.callbacks.report import (
 from lit_guide.checkpoint import load_classifier
 from lit_guide.data.images import UNREADABLE, ImagesToPredict
 from lit_guide.data_commands import data
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.errors import ConfigError, Stopped, UserError
+from lit_guide.failures import explain_failure
 from lit_guide.parser import ClassifierCLI, Parser
-from lit_guide.predictions import print_predictions, write_predictions
+from lit_guide.predictions import Gather, print_predictions, write_predictions
 
 
 def fit(args: list[str]) -> None:
@@ -40,13 +40,22 @@ def fit(args: list[str]) -> None:
         cli.save_config()
         print(f"Run directory: {run_dir}")
     started = time.perf_counter()
+    cli.stop.install()
     try:
-        _run(cli, trainer.fit)
-    except (KeyboardInterrupt, SIGTERMException):
+        _fit(cli, started)
+    except (KeyboardInterrupt, Stopped):
         if trainer.is_global_zero and (run_dir / runs.LAST).is_file():
             where = shlex.quote(str(run_dir))
             print(f"Saved {runs.LAST.name}. Go on with: lit-guide fit --run {where}")
         raise
+    finally:
+        cli.stop.uninstall()
+
+
+def _fit(cli: ClassifierCLI, started: float) -> None:
+    """Train, and what comes after."""
+    trainer, run_dir = cli.trainer, cli.run_dir
+    _run(cli, trainer.fit)
     if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
         print(f"Nothing was left to train: set --trainer.max_epochs above {trainer.current_epoch} to train on.")
     best = best_checkpoint(trainer)
@@ -62,6 +71,10 @@ def fit(args: list[str]) -> None:
         test = _metrics(cli)
     if not trainer.is_global_zero:
         return
+    if trainer.world_size > 1:
+        for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+            if isinstance(callback, Export):
+                callback.export_best(trainer)
     throughput = next(callback for callback in cli.callbacks if isinstance(callback, Throughput))
     results = runs.update_results(
         run_dir,
@@ -91,14 +104,15 @@ def test(args: list[str]) -> None:
 def predict(args: list[str]) -> None:
     """Classify images, or the test split, and write predictions.csv and predictions.json."""
     cli = ClassifierCLI("predict", args)
-    if cli.trainer.world_size > 1:
-        raise ConfigError(f"predict runs in one process, not in {cli.trainer.world_size}: add --devices 1 --strategy auto.")
-    batches: list[tuple[Tensor, Tensor]] = _run(cli, cli.trainer.predict, ckpt_path=cli.ckpt_path)
+    gather = Gather()
+    cli.trainer.callbacks.append(gather)  # type: ignore[attr-defined]  # Lightning sets it
+    _run(cli, cli.trainer.predict, ckpt_path=cli.ckpt_path, return_predictions=False)
+    if not cli.trainer.is_global_zero:
+        return
     names, classes = cli.datamodule.sample_names("test"), cli.datamodule.class_names
     rows: list[dict[str, Any]] = []
     bad: dict[str, str] = dict(cli.datamodule.missing) if isinstance(cli.datamodule, ImagesToPredict) else {}
-    samples = (sample for batch in batches for sample in zip(*batch, strict=True))
-    for name, (probability_K, label) in zip(names, samples, strict=False):
+    for name, probability_K, label in zip(names, gather.probability_NK, gather.label_N, strict=False):
         if label == UNREADABLE:
             bad[name] = "not a readable image"
             continue
@@ -159,6 +173,12 @@ def export(args: list[str]) -> None:
     _raise_for_exports(entries, target)
 
 
+def leave_group() -> None:
+    """Take leave of the other processes of the run: gloo's threads would end a process that is leaving with an error."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": fit,
     "validate": validate,
@@ -174,12 +194,17 @@ def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
     kwargs.setdefault("ckpt_path", cli.ckpt_path)
     try:
         return step(cli.model, datamodule=cli.datamodule, weights_only=True, **kwargs)
-    except SIGTERMException:
+    except Stopped:
         raise
     except SystemExit:
         if cli.trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    except Exception as error:
+        told = explain_failure(error, cli.trainer, cli.datamodule)
+        if told is None:
+            raise
+        raise told from error
 
 
 def _evaluate(command: str, section: str, args: list[str]) -> None:

@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
+from torch import Tensor, distributed
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
@@ -20,6 +22,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
+from lit_guide.devices import compile_in_place
 from lit_guide.errors import ConfigError
 from lit_guide.networks import Normalized, build_network
 from lit_guide.optim import (
@@ -30,6 +33,8 @@ from lit_guide.optim import (
     describe_optimizer,
     describe_scheduler,
     from_plain,
+    lay_out,
+    scale_lr,
     wants_total_steps,
 )
 
@@ -55,6 +60,12 @@ class LitClassifier(LightningModule):
             the run's and steps every batch; the others step every epoch.
         label_smoothing: share of the target that is spread over all classes, 0 to 1 (Szegedy et al., arXiv:1512.00567).
         class_weights: weight of each class in the training loss; auto: in inverse proportion to its training images.
+        scale_lr: multiply the learning rate by the number of batches that make one optimizer step: processes times
+            `accumulate_grad_batches` (the linear scaling rule: Goyal et al., arXiv:1706.02677); anew where a run goes on. Rates
+            that a scheduler brings with it, such as OneCycleLR's max_lr, stay as they are.
+        channels_last: keep images and filters with their channels side by side, faster on GPUs and most CPUs. The results stay
+            the same, so that this and `compile` are not kept in checkpoints.
+        compile: train with torch.compile, which needs a compiler for C++ and a minute at first. Evaluations run as without.
         crop: how photos are brought to `input_shape`: the centre, `crop` of the shorter side; None: they are squeezed. Comes from
             the data too.
 
@@ -77,6 +88,9 @@ class LitClassifier(LightningModule):
         scheduler: SchedulerFactory | None = None,
         label_smoothing: float = 0.0,
         class_weights: list[float] | Literal["auto"] | None = None,
+        scale_lr: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
         crop: float | None = None,
     ) -> None:
         super().__init__()
@@ -108,29 +122,46 @@ class LitClassifier(LightningModule):
                 "scheduler": describe_scheduler(scheduler, optimizer),
                 "label_smoothing": label_smoothing,
                 "class_weights": class_weights,
+                "scale_lr": scale_lr,
                 "crop": crop,
             }
         )
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to_compile = compile  # not self.compile, which is a method of every module
+        self.lr_factor = 1
         self.network = Normalized(build_network(network, C, K, (H, W), weights, network_args), mean, std)
         weights_K = torch.tensor(class_weights) if isinstance(class_weights, list) else None  # auto: in setup
         self.register_buffer("class_weights_K", weights_K, persistent=False)
         # Sums over the epoch of loss and correct images: they cost less a step than metric objects.
         # No buffer: DDP would overwrite the other ranks' sums with rank 0's before every step.
         self.train_sums_2, self.train_count = torch.zeros(2), 0
+        self.saved_sums_W3: Tensor | None = None  # those of a checkpoint, of each of its W processes, until training goes on
         self.val_metrics = classification_metrics(K, "val/")
         self.test_metrics = classification_metrics(K, "test/")
         self.confusion_matrix_KK: Tensor | None = None  # of the last evaluation; rows: true class, columns: predicted
+        self.loss = MeanMetric()
         self.confusion_KK = MulticlassConfusionMatrix(K, validate_args=False)
         # Lightning's summary counts the operations of a forward pass over this.
         self.example_input_array = torch.zeros(1, C, H, W)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) floating point from 0 to 1 -> logits (B, K)."""
-        logits_BK: Tensor = self.network(image_BCHW)
+        if self.memory_format == torch.channels_last:
+            image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
+        # Compiled for training only: an evaluation would have it compiled again, for another mode and for each odd last batch.
+        eager = self.to_compile and not self.training
+        network = self.network.forward if eager else self.network
+        logits_BK: Tensor = network(image_BCHW)
         return logits_BK
 
     def setup(self, stage: str) -> None:
-        """Fill in `class_weights: auto`: N images / (K classes x images of the class), as scikit-learn's "balanced" does."""
+        """Lay the weights out; fill in `class_weights: auto`: N images / (K classes x images of the class).
+
+        That is what scikit-learn's "balanced" does.
+        """
+        self.network.to(memory_format=self.memory_format)
+        if self.hparams["scale_lr"]:
+            self.lr_factor = self.trainer.world_size * self.trainer.accumulate_grad_batches
         if stage == "fit" and self.hparams["class_weights"] == "auto":
             data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
             if not hasattr(data, "class_counts"):
@@ -140,6 +171,11 @@ class LitClassifier(LightningModule):
             count_K = torch.tensor(data.class_counts())
             # A class without images has no loss to weigh.
             self.class_weights_K = torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0)
+
+    def on_fit_start(self) -> None:
+        """Compile the network: here, where the model summary has passed one image through it."""
+        if self.to_compile:
+            compile_in_place(self.network, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch; logged every `log_every_n_steps`, since reading it stops the device."""
@@ -153,8 +189,18 @@ class LitClassifier(LightningModule):
             self.train_count += len(label_B)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
+            self.log("train/loss_step", loss, prog_bar=True, logger=False, on_step=True, on_epoch=False)
+            self._log_row({"train/loss_step": loss.detach()}, self.global_step)
         return loss
+
+    def on_train_start(self) -> None:
+        """Go on with the sums of an epoch that a checkpoint lies in the middle of."""
+        saved_W3, self.saved_sums_W3 = self.saved_sums_W3, None
+        if saved_W3 is not None:
+            # Among another number of processes than before any division does: their total is what counts.
+            same = len(saved_W3) == self.trainer.world_size
+            sums_3 = saved_W3[self.global_rank] if same else saved_W3.sum(dim=0) / self.trainer.world_size
+            self.train_sums_2, self.train_count = sums_3[:2].to(self.device, copy=True), round(float(sums_3[2]))
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums."""
@@ -162,25 +208,33 @@ class LitClassifier(LightningModule):
         self.train_sums_2, self.train_count = torch.zeros(2, device=self.device), 0
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean loss and accuracy over the augmented training images."""
-        loss, correct = (self.train_sums_2 / max(self.train_count, 1)).tolist()
-        self.log_dict({"train/loss": loss, "train/accuracy": correct}, sync_dist=True)
+        """Log the epoch's mean loss and accuracy over the augmented training images of all processes."""
+        sums_3 = torch.cat([self.train_sums_2, self.train_sums_2.new_tensor([self.train_count])])
+        loss, correct, count = self.trainer.strategy.reduce(sums_3, reduce_op="sum").tolist()
+        figures = {"train/loss": loss / max(count, 1), "train/accuracy": correct / max(count, 1)}
+        self.log_dict(figures, logger=False)
+        self._log_row(figures, self.global_step - 1)
+
+    def _log_row(self, figures: dict[str, Any], step: int) -> None:
+        """Log at once: Lightning does it after the callbacks, and a checkpoint would not have seen the row."""
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **figures}, step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to `val/*`."""
-        self._evaluate(batch, "val/loss", self.val_metrics)
+        self._evaluate(batch, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/*`."""
-        self._log_metrics(self.val_metrics)
+        self._log_metrics("val/loss", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to `test/*`."""
-        self._evaluate(batch, "test/loss", self.test_metrics)
+        self._evaluate(batch, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log `test/*`."""
-        self._log_metrics(self.test_metrics)
+        self._log_metrics("test/loss", self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Probabilities (B, K), float32, and the labels (B,) as they came."""
@@ -188,45 +242,77 @@ class LitClassifier(LightningModule):
         return self(image_BCHW).float().softmax(dim=1), label_B
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the confusion matrix anew; validation and test share it."""
+        """Begin the loss and the confusion matrix anew; validation and test share them."""
+        self.loss.reset()
         self.confusion_KK.reset()
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def _evaluate(self, batch: Batch, loss_name: str, metrics: MetricCollection) -> None:
+    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> None:
         image_BCHW, label_B = batch
         logits_BK = self(image_BCHW).float()
         # Plain cross-entropy, whatever training uses: runs with other smoothing or class weights can be compared.
-        loss = F.cross_entropy(logits_BK, label_B)
-        self.log(loss_name, loss, batch_size=len(label_B), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+        self.loss.update(F.cross_entropy(logits_BK, label_B), len(label_B))
         # As probabilities: torchmetrics would take logits that all lie between 0 and 1 for probabilities.
         metrics.update(logits_BK.softmax(dim=1), label_B)
         self.confusion_KK.update(logits_BK, label_B)
 
-    def _log_metrics(self, metrics: MetricCollection) -> None:
-        self.log_dict(metrics.compute(), sync_dist=True)
+    def _log_metrics(self, loss_name: str, metrics: MetricCollection) -> None:
+        # The metrics count the images of all processes. Lightning's own mean of a logged loss would round their number.
+        self.log(loss_name, self.loss.compute(), prog_bar=True)
+        self.log_dict(metrics.compute())
         metrics.reset()
         self.confusion_matrix_KK = self.confusion_KK.compute()  # here: in a DDP run all processes must take part
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if there is one."""
         optimizer = from_plain(self.optimizer, Optimizer)(self.parameters())
+        if self.hparams["scale_lr"]:
+            before = optimizer.param_groups[0]["lr"]
+            scale_lr(optimizer, self.lr_factor)
+            if self.trainer.is_global_zero:
+                print(f"Learning rate: {before:g} x {self.lr_factor} batches a step = {before * self.lr_factor:g}")
         if self.scheduler is None:
             return optimizer
         factory = from_plain(self.scheduler, LRScheduler)
         wants_steps = wants_total_steps(factory)
-        steps = {"total_steps": int(self.trainer.estimated_stepping_batches)} if wants_steps else {}
+        # Asked for its own estimate, Lightning would start the loaders, before a checkpoint says where the run goes on.
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        count = data.optimizer_steps if hasattr(data, "optimizer_steps") else self.trainer.estimated_stepping_batches
+        steps = {"total_steps": int(count)} if wants_steps else {}
         scheduler = factory(optimizer, **steps)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "step" if wants_steps else "epoch"}
         if isinstance(scheduler, ReduceLROnPlateau):
             config |= {"monitor": "val/loss", "strict": False}  # not strict: there may be no validation split
         return {"optimizer": optimizer, "lr_scheduler": config}
 
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip. Lightning refuses fused optimizers in mixed precision; without a scaler, in bf16, nothing speaks against them."""
+        plugin, algorithm = self.trainer.precision_plugin, GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of the epoch so far, of each of the W processes."""
+        sums_3 = torch.cat([self.train_sums_2, self.train_sums_2.new_tensor([self.train_count])])
+        rows = [sums_3]
+        if self.trainer.world_size > 1:
+            rows = [torch.empty_like(sums_3) for _ in range(self.trainer.world_size)]
+            distributed.all_gather(rows, sums_3)
+        checkpoint["train_sums_W3"] = torch.stack(rows).cpu()
+        checkpoint["lr_factor"] = self.lr_factor
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let optimizer settings given now win over the ones in the checkpoint's optimizer state."""
         saved = checkpoint["hyper_parameters"]
         self.hparams.update({key: saved[key] for key in ("mean", "std")})  # restored with the weights
-        carry_over(checkpoint, self.hparams)
+        carry_over(checkpoint, self.hparams, self.lr_factor)
+        lay_out(checkpoint, self.memory_format)
+        self.saved_sums_W3 = checkpoint.get("train_sums_W3")
 
 
 def classification_metrics(classes: int, prefix: str) -> MetricCollection:
@@ -241,4 +327,5 @@ def classification_metrics(classes: int, prefix: str) -> MetricCollection:
     }
     if classes > 5:
         metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
-    return MetricCollection(metrics, prefix=prefix)
+    # compute_groups would take metrics that agree on the first batch for one: top-1 and top-5 where all of its images are right.
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)

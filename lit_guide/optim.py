@@ -43,7 +43,24 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, factor)
 
 
-def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any]) -> None:
+def scale_lr(optimizer: Optimizer, factor: int) -> None:
+    """Multiply an optimizer's learning rates, before a schedule reads them."""
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+
+
+def lay_out(checkpoint: dict[str, Any], memory_format: torch.memory_format) -> None:
+    """Bring the optimizer states of a checkpoint into the memory format of the weights, in place.
+
+    Fused optimizers go over both as they lie in memory and do not look: elsewhere, weights would get each other's momentum.
+    """
+    for optimizer in checkpoint["optimizer_states"]:
+        for state in optimizer["state"].values():
+            images = {key: value for key, value in state.items() if isinstance(value, torch.Tensor) and value.ndim == 4}
+            state.update({key: value.contiguous(memory_format=memory_format) for key, value in images.items()})
+
+
+def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any], lr_factor: int = 1) -> None:
     """Let optimizer and scheduler settings given now win over the ones in a checkpoint's optimizer state.
 
     A kept schedule goes on from where it was, scaled to the new learning rate; without it the rate is the one given.
@@ -52,6 +69,7 @@ def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any]) -> None:
     Args:
         checkpoint: Lightning's checkpoint, changed in place before the trainer restores from it.
         now: the hyperparameters of the model that will go on.
+        lr_factor: what its learning rate is multiplied with; the checkpoint has its own.
     """
     saved = checkpoint["hyper_parameters"]
     if saved["optimizer"]["name"] != now["optimizer"]["name"]:
@@ -61,7 +79,8 @@ def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any]) -> None:
         checkpoint["lr_schedulers"] = []
     changed = {key: value for key, value in now["optimizer"].items() if saved["optimizer"].get(key) != value}
     before = from_plain(saved["optimizer"], Optimizer)(some_parameters()).defaults["lr"]
-    after = changed.get("lr", before)
+    after = changed.get("lr", before) * lr_factor
+    before *= checkpoint.get("lr_factor", 1)
     scale = after / before if before else 1.0
     for state in checkpoint["optimizer_states"]:
         for group in state["param_groups"]:

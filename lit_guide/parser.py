@@ -1,15 +1,14 @@
 """LightningCLI as it is used here: what can be configured, what a configuration may import, and what its errors say."""
 
 import inspect
-import os
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -18,13 +17,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide import __version__, runs
 from lit_guide.arguments import SHORT_FORMS, expand, last_value
-from lit_guide.callbacks.checkpoint import RunCheckpoint
+from lit_guide.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from lit_guide.callbacks.export import EXPORTS
+from lit_guide.callbacks.guards import Guards
 from lit_guide.callbacks.progress import ProgressBar
 from lit_guide.callbacks.report import MetricsCSV, NoProfiler, Throughput
+from lit_guide.callbacks.stop import Stop
 from lit_guide.callbacks.summary import Summary
-from lit_guide.checkpoint import check_fits, read_checkpoint
+from lit_guide.checkpoint import CheckpointWriter, check_fits, read_checkpoint
 from lit_guide.data import DataModule
+from lit_guide.devices import fit_to_machine, misfit, no_precision
 from lit_guide.errors import ConfigError, UserError, explain
 from lit_guide.model import LitClassifier
 from lit_guide.optim import find_class, subclasses
@@ -42,7 +44,7 @@ IMPORTABLE = [
 ]
 set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=IMPORTABLE)
 
-CALL_ONLY = ("config", "ckpt_path", "run", "run_dir", "images", "verbose")  # not of the run: left out of config.yaml
+CALL_ONLY = ("config", "ckpt_path", "run", "run_dir", "resume", "images", "verbose")  # not of the run: left out of config.yaml
 
 
 class Parser(LightningArgumentParser):
@@ -56,7 +58,9 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # the parsers that jsonargparse makes for itself expect its own error
             super().error(message, ex)
         classes = [cls.__name__ for base in (DataModule, Optimizer, LRScheduler, Callback, Logger) for cls in subclasses(base)]
-        raise ConfigError(explain(message, self._known_keys(), classes, IMPORTABLE)) from None
+        told = explain(message, self._known_keys(), classes, IMPORTABLE)
+        precision = re.match(r"trainer\.precision is (\S+): expected", told)
+        raise (no_precision(precision[1]) if precision else ConfigError(told)) from None
 
     def _known_keys(self) -> list[str]:
         keys = [key.replace(".init_args", "") for key in self.get_defaults(skip_validation=True).keys()]  # noqa: SIM118  # a Namespace
@@ -80,6 +84,7 @@ class ClassifierCLI(LightningCLI):
     def __init__(self, command: str, args: list[str]) -> None:
         self.command = command
         self.checkpoint: dict[str, Any] | None = None
+        self.stop = Stop()
         args, self.continued = expand(command, args)
         super().__init__(
             LitClassifier,
@@ -108,6 +113,7 @@ class ClassifierCLI(LightningCLI):
             self.checkpoint = read_checkpoint(self.ckpt_path)
             parser.set_defaults(_as_defaults(self.checkpoint["hyper_parameters"], training=self.command == "fit"))
         self.config = parser.parse_args(args)
+        fit_to_machine(self.config)
         for key in ("ckpt_path", "run"):
             if self.config.get(key) != last_value(args, f"--{key}"):
                 raise ConfigError(f"{key} stands in a configuration file, but it belongs to one call: give it as --{key}.")
@@ -127,12 +133,17 @@ class ClassifierCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         for name, callback in EXPORTS.items():
             parser.add_lightning_class_args(callback, f"export.{name}")
+        parser.add_argument(
+            "--checkpoint.every_n_steps", type=PositiveInt | None, default=None, help="Save last.ckpt within epochs too."
+        )
         parser.add_argument("--name", type=str, default="default", help="The run goes to runs/<name>/<timestamp>.")
         parser.add_argument("--run_dir", type=str | None, default=None, help="Where the run goes instead: a new directory.")
         parser.add_argument(
             "--run", type=str | None, default=None, help="An earlier run's directory, or latest: its config.yaml and checkpoint."
         )
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="A checkpoint to go on from or to use.")
+        if self.command == "fit":
+            parser.add_argument("--resume", type=bool, default=False, help="Go on with --run_dir if it holds a checkpoint.")
         if self.command in ("validate", "test"):
             parser.add_argument("--verbose", type=bool, default=False, help="Print Lightning's own table too.")
         if self.command == "predict":
@@ -162,7 +173,7 @@ class ClassifierCLI(LightningCLI):
         if self.continued is not None:
             self.run_dir = self.continued
         elif fit:
-            self.run_dir = runs.claim_run_dir(self.config.run_dir, self.config.name)
+            self.run_dir = runs.claim_run_dir(self.config.run_dir, self.config.name, self.config.resume)
         else:
             self.run_dir = self._results_dir()
         settings, going_on = self.config.trainer, self.continued is not None
@@ -172,29 +183,33 @@ class ClassifierCLI(LightningCLI):
         if fit and settings.enable_model_summary is not False:
             self.callbacks.append(Summary())
         if fit:
-            self.callbacks.append(LearningRateMonitor("epoch"))
+            self.callbacks += [Guards(), LearningRateMonitor("epoch")]
             self.validated = len(self.datamodule.rows["val"]) > 0 and settings.limit_val_batches != 0
+            self.callbacks.insert(0, self.stop)
         if fit and settings.enable_checkpointing is not False:
             monitor = "val/loss" if self.validated else "train/loss"
-            self.callbacks.append(RunCheckpoint(self.run_dir, "best", going_on, monitor=monitor))
-            self.callbacks.append(RunCheckpoint(self.run_dir, "last", going_on, save_on_exception=True))
+            self.callbacks.append(BestCheckpoint(self.run_dir, going_on, monitor))
+            start = int((self.checkpoint or {}).get("global_step", 0))
+            self.callbacks.append(LastCheckpoint(self.run_dir, self.stop, self.config.checkpoint.every_n_steps, start))
         self.trainer_defaults = {"callbacks": self.callbacks}
         given = self.config_init.trainer.get("logger")
         extra = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
-        loggers = [MetricsCSV(self.run_dir), *extra] if fit else False
+        loggers = [MetricsCSV(self.run_dir, self._rows_to_keep()), *extra] if fit else False
         try:
             profiler = self.config_init.trainer.get("profiler") or NoProfiler()
             kwargs |= {"logger": loggers, "default_root_dir": str(self.run_dir), "profiler": profiler}
+            # Our samplers divide the data among the processes; Lightning's would count some samples twice.
+            kwargs["use_distributed_sampler"] = False
+            if fit:
+                plugins = self.config_init.trainer.get("plugins") or []
+                kwargs["plugins"] = [CheckpointWriter(), *(plugins if isinstance(plugins, list) else [plugins])]
             trainer = super().instantiate_trainer(**kwargs)
-            cores = max(2, os.cpu_count() or 1)
-            if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
-                raise ConfigError(f"--devices {trainer.num_devices} asks for more CPU processes than cores. {what_is_there()}")
         except (MisconfigurationException, ValueError, RuntimeError, ImportError, ModuleNotFoundError, UserError) as error:
             if fit and self.continued is None:
                 runs.release_run_dir(self.run_dir)
             if isinstance(error, UserError):
                 raise
-            raise ConfigError(f"The trainer refused its settings: {_first_sentences(error)} {what_is_there()}") from None
+            raise misfit(f"The trainer refused its settings: {_first_sentences(error)}") from None
         return trainer
 
     def save_config(self) -> None:
@@ -209,6 +224,15 @@ class ClassifierCLI(LightningCLI):
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
+    def _rows_to_keep(self) -> int | None:
+        """Rows of metrics.csv that a run goes on after; None: all of them, its training had come to an end."""
+        if self.continued is None and self.config.resume:
+            return 0
+        if self.continued is None or self.checkpoint is None:
+            return None
+        ended = runs.read_results(self.run_dir).get("steps") == self.checkpoint["global_step"]
+        return None if ended else self.checkpoint.get("metrics_rows")
+
     def _results_dir(self) -> Path:
         """Where an evaluation writes: --run_dir, else the run of the checkpoint, else a new directory."""
         if self.config.run_dir is not None:
@@ -220,17 +244,10 @@ class ClassifierCLI(LightningCLI):
         return path
 
 
-def what_is_there() -> str:
-    """The devices of this machine, in a sentence."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    mps = ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
-    return f"This machine has {os.cpu_count()} CPU cores and {', '.join(gpus + mps) or 'no GPU that torch can use'}."
-
-
 def _as_defaults(hyper_parameters: dict[str, Any], training: bool) -> dict[str, Any]:
     """A checkpoint's hyperparameters as defaults of the parser."""
-    plain = ("network", "network_args", "label_smoothing", "class_weights")
-    defaults = {f"model.{key}": hyper_parameters.get(key) for key in plain}
+    plain = ("network", "network_args", "label_smoothing", "class_weights", "scale_lr")
+    defaults = {f"model.{key}": hyper_parameters[key] for key in plain if key in hyper_parameters}
     for key, base in (("optimizer", Optimizer), ("scheduler", LRScheduler)):
         value = hyper_parameters.get(key)
         cls = find_class(value["name"], base) if training and value is not None else None
