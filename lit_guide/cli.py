@@ -7,11 +7,13 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from difflib import get_close_matches
 
 from lit_guide import __version__
-from lit_guide.errors import UserError
+from lit_guide.errors import Stopped, UserError
 
 HELP = f"""lit-guide {__version__}: train, check and export image classifiers
 
@@ -25,6 +27,8 @@ commands:
   export     write ONNX, TorchScript     lit-guide export --run latest --formats onnx
              and torch.export files
   data       look at the images first    lit-guide data check|show --config configs/folder.yaml
+  doctor     what works here, and why    lit-guide doctor
+             the rest does not
 
 lit-guide COMMAND --help lists a command's options. --version prints the version.
 A device is chosen by flags: --accelerator gpu --devices 2 --strategy ddp --precision bf16-mixed
@@ -41,6 +45,10 @@ CHATTER = (
     "Restored all states",
     "Loaded model weights",
     "Loading `train_dataloader`",
+    "Using bfloat16 Automatic",
+    "Using 16bit Automatic",
+    "Initializing distributed",
+    "-" * 20,
 )
 UNFIT_WARNINGS = (
     ".*does not have many workers.*",  # data in memory are fastest without workers
@@ -50,11 +58,13 @@ UNFIT_WARNINGS = (
     "The dirpath has changed from",  # evaluating elsewhere than in the run
     "Total length of `list` across ranks is zero",  # data.val_fraction 0 means no validation
     "You requested to overfit but enabled train dataloader shuffling",  # configs/debug/overfit.yaml means it
+    "It is recommended to use `self.log",  # with sync_dist; what LitClassifier logs is of all processes already
+    "You're resuming from a checkpoint that ended before the epoch ended",  # TrainBatches goes on at its place
     ".*smaller than the logging interval.*",  # epoch means are logged in any case
     "Image size .* exceeds limit",  # Pillow's; decode judges the size, and says which file
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.9 and later
 )
-COMMANDS = ("fit", "validate", "test", "predict", "export", "data")
+COMMANDS = ("fit", "validate", "test", "predict", "export", "data", "doctor")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -79,21 +89,29 @@ def main(args: list[str] | None = None) -> int:
         hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(COMMANDS)}."
         return _fail(f"There is no command {command!r}. {hint}", 2)
     debug = os.environ.get("LIT_GUIDE_DEBUG") == "1"
+    if "LOCAL_RANK" in os.environ:
+        end_with_parent()
     try:
+        if command == "doctor":  # runs where torch can't be imported
+            from lit_guide.doctor import doctor
+
+            doctor(args[1:])
+            return 0
         from lit_guide import commands
 
         quiet_lightning()
         commands.COMMANDS[command](args[1:])
+        commands.leave_group()
     except KeyboardInterrupt:
         return _fail("Stopped by Ctrl-C.", 128 + signal.SIGINT)
     except UserError as error:
         if debug:
             raise
         return _fail(str(error), error.exit_code)
-    except SystemExit as exit_:
-        if type(exit_).__name__ == "SIGTERMException":  # Lightning's, after it saved; importing it here would import torch
-            return _fail("Stopped by SIGTERM.", 128 + signal.SIGTERM)
-        raise
+    except Stopped as stopped:
+        if "LIT_GUIDE_CURRENT_RUN_DIR" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+            return 0  # a process that Lightning started: with another code it would kill the first one, which tells
+        return _fail(f"Stopped by {stopped.name}.", int(str(stopped.code)))
     except Exception as error:
         if debug:
             raise
@@ -102,6 +120,18 @@ def main(args: list[str] | None = None) -> int:
         what = lines[-1] if "in DataLoader worker process" in lines[0] else lines[0]
         return _fail(f"{what}\nLIT_GUIDE_DEBUG=1 shows where it happened.", 1)
     return 0
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: one of several might wait for the others for half an hour."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
 def quiet_lightning() -> None:

@@ -43,7 +43,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert exit_.value.code == 0
     out = capsys.readouterr().out
     assert f"lit-guide {command}" in out
-    assert {"data": "check|show"}.get(command, "--export.onnx.opset") in out
+    assert {"data": "check|show", "doctor": "--json"}.get(command, "--export.onnx.opset") in out
 
 
 def test_python_m_runs_the_same_command() -> None:
