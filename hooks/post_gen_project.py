@@ -20,6 +20,7 @@ CARRIED = (
     "Makefile",
     "configs/**/*.yaml",
     "constraints.txt",
+    "deploy/*",
     "lit_guide/**/*.py",
     "lit_guide/data/digits.LICENSE.txt",
     "lit_guide/data/digits.npz",

@@ -14,11 +14,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Only arguments are added: to keep a run short, off a GPU, and in a place of its own.
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
-STAGES = ("fit", "validate", "test", "predict", "export", "data")
+STAGES = ("fit", "validate", "test", "predict", "export", "data", "doctor")
 COMMANDS = list(dict.fromkeys(re.findall(rf"`lit-guide ((?:{'|'.join(STAGES)})[^`]*)`", README)))
 ELSEWHERE = (
     "--accelerator gpu",
     "device/ddp.yaml",
+    "device/fsdp.yaml",
     "--strategy ddp",
     "--model.weights",
     "configs/torchvision.yaml",
