@@ -46,6 +46,10 @@ bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a qu
 	$(BIN)/python benchmarks/folder_pipeline.py
 	$(BIN)/python benchmarks/data_check.py
 	$(BIN)/python benchmarks/photo_task.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/cpu_precision.py
+	$(BIN)/python benchmarks/resume_cost.py
+	command -v nvidia-smi > /dev/null || exit 0; $(BIN)/python benchmarks/gpu_step.py
 # end
 
 $(STAMP): pyproject.toml constraints.txt
