@@ -57,7 +57,7 @@ def speed(index: int, sides: Mapping[str, Sequence[str]], batch: int, folder: Pa
     names = list(sides)
     figures: dict[str, Any] = {}
     for name in names[index % len(names) :] + names[: index % len(names)]:
-        torch.compiler.reset()  # else the second round's network would be the ninth that it has seen, and would not be compiled
+        torch.compiler.reset()  # it gives up on code that it has met with too many networks
         figures[name] = round(batch * 1000 / fits.step(sides[name], SKIPPED, folder), 3)
     return figures | {f"{name}_ratio": round(figures[name] / figures["plain"], 4) for name in names if name != "plain"}
 

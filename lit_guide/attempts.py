@@ -173,19 +173,20 @@ def ddp(backend: str) -> None:
     Args:
         backend: gloo on the CPU, nccl on the first two GPUs.
     """
-    from torch import distributed
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.multiprocessing.spawn import spawn
 
-    # Held by this process, which outlives both.
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # In this process, which outlives both: a rank whose store goes away first aborts.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     spawn(_rank, args=(backend, store.port), nprocs=2)  # type: ignore[no-untyped-call]
 
 
 def _rank(rank: int, backend: str, port: int) -> None:
     import torch
     from torch import distributed, nn
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    store = distributed.TCPStore("127.0.0.1", port, is_master=False)
+    store = TCPStore("127.0.0.1", port, is_master=False)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=2, timeout=timedelta(seconds=LIMIT_S))
     device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
     network = nn.parallel.DistributedDataParallel(nn.Linear(4, 1).to(device))

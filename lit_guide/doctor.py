@@ -210,14 +210,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     driver, processor, limit = report["driver"], report["cpu"], report["limits"]
     known = f"{driver['version'] or '?'}, for CUDA up to {driver['cuda'] or '?'}" if driver else "none"
     has = [name for name in ("avx2", "avx512", "avx512_bf16", "amx") if processor[name]]
-    rows = [
-        ["Python", report["python"]],
-        ["torch", report["torch"]],
-        ["CUDA build", report["cuda_build"]],
-        ["NVIDIA driver", known],
-        ["cuDNN", report["cudnn"]],
-        ["NCCL", report["nccl"]],
-    ]
+    rows = [[title, report[key]] for title, key in (("Python", "python"), ("torch", "torch"), ("CUDA build", "cuda_build"))]
+    rows += [["NVIDIA driver", known], ["cuDNN", report["cudnn"]], ["NCCL", report["nccl"]]]
     rows += [[d["device"], f"{d['name']}, {d['memory_gb']} GB, capability {d['capability'] or '-'}"] for d in report["devices"]]
     rows += [
         ["CPU", f"{processor['model']}, {processor['cores']} cores, {processor['threads'] or '?'} threads of torch"],

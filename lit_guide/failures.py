@@ -35,7 +35,8 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
         return told[0]
     text = "\n".join(f"{type(cause).__name__}: {cause}" for cause in causes)
     root = Path(trainer.default_root_dir)
-    go_on = f" Go on with: lit-guide fit --run {shlex.quote(str(root))}" if (root / runs.LAST).is_file() else ""
+    where = shlex.quote(str(root))
+    go_on = f" Go on with: lit-guide fit --run {where}" if (root / runs.LAST).is_file() else ""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
     guards = [callback for callback in callbacks if isinstance(callback, Guards)]
     if guards and (operation := re.search(r"Function '(\w+)' returned nan values", text)):

@@ -170,7 +170,8 @@ def test_doctor_runs_where_torch_can_not_be_imported(
     nvidia_smi("| NVIDIA-SMI 550.54.14    Driver Version: 550.54.14    CUDA Version: 12.4     |")
     command = [sys.executable, "-m", "lit_guide", "doctor"]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "lit-guide: This machine should do these, and does not: torch.\n")
+    assert done.returncode == 1
+    assert done.stderr == "lit-guide: This machine should do these, and does not: torch.\n"
     report = json.loads(done.stdout)
     (torch_,) = report["features"]
     assert (torch_["state"], torch_["needed"]) == ("no", True)
@@ -349,7 +350,8 @@ def test_a_shared_memory_of_64_mb_is_too_small() -> None:
     if subprocess.run(["unshare", "-rm", "sh", "-c", small], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a file system of their own")
     call = attempt("loader processes", load_with_workers)
-    code = "import asyncio, json, sys; from dataclasses import asdict; from lit_guide.trials import Attempt, run_groups\n"
+    code = "import asyncio, json, sys; from dataclasses import asdict\n"
+    code += "from lit_guide.trials import Attempt, run_groups\n"
     code += f"(result,) = asyncio.run(run_groups([[Attempt('loader', {call.call!r})]])); print(json.dumps(asdict(result)))"
     command = ["unshare", "-rm", "sh", "-c", f'{small} && exec "$@"', "sh", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

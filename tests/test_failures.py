@@ -219,8 +219,9 @@ def test_f18_a_bad_loss_on_one_rank_ends_all_of_them(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "lit-guide: The loss became nan in step 14 (epoch 2, batch " in done.stderr
     assert f"Last finite checkpoint: {tmp_path / 'run/checkpoints/last.ckpt'}." in done.stderr
-    gone = "lit-guide: Another process of this run ended or can't be reached: its own message says why."
-    assert f"{gone} Go on with: lit-guide fit --run {tmp_path / 'run'}" in done.stderr
+    gone = "Another process of this run ended or can't be reached: its own message says why."
+    assert f"lit-guide: {gone}" in done.stderr
+    assert f" Go on with: lit-guide fit --run {tmp_path / 'run'}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -251,6 +252,7 @@ def test_f21_a_process_without_memory_ends_with_the_flags(tmp_path):
     command = [sys.executable, "limited.py", "fit", *digits, *large]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1, done.stderr
-    assert "lit-guide: Out of memory on cpu with batches of 512 images, when 2.0 GiB more were needed." in done.stderr
+    told = "Out of memory on cpu with batches of 512 images, when 2.0 GiB more were needed."
+    assert f"lit-guide: {told}" in done.stderr
     assert "--data.batch_size 256 --trainer.accumulate_grad_batches 2 (512 images a step" in done.stderr
     assert "Traceback" not in done.stderr

@@ -175,7 +175,8 @@ class Guards(Callback):
         share = self._waited / max(self._trained, 1e-9)
         if not self._told and share > self.wait_share and self._waited > self.wait_seconds:
             self._told = True
-            warn(f"training waited {self._waited:.0f} of {self._trained:.0f} s ({100 * share:.0f} percent) for data. {_faster(trainer)}")
+            part = format(share, ".0%")
+            warn(f"training waited {self._waited:.0f} of {self._trained:.0f} s ({part}) for data. {_faster(trainer)}")
 
 
 def broken(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:

@@ -49,7 +49,8 @@ class Stop(Callback):
         if not self.received and os.environ.get("LOCAL_RANK", "0") == "0":
             again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
             # os.write: a signal may come in the middle of a print.
-            os.write(2, f"\nlit-guide: {signal.Signals(number).name}: stopping after this step, to save it.{again}\n".encode())
+            told = f"{signal.Signals(number).name}: stopping after this step, to save it.{again}"
+            os.write(2, f"\nlit-guide: {told}\n".encode())
         self.received = number
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

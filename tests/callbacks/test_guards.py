@@ -101,7 +101,8 @@ def test_f18_a_bad_batch_is_named_before_it_is_learnt_from(tmp_path):
         "The loss became nan in step 8 (epoch 2, batch 3), at a learning rate of 0.01.",
         f"Images of this batch: {names(data, 1, 2)}.",
         "Last finite checkpoint: none was saved.",
-        "Try: --model.optimizer.lr 0.001, --trainer.gradient_clip_val 1.0, lit-guide data check (finds broken images), "
+        "Try: --model.optimizer.lr 0.001, --trainer.gradient_clip_val 1.0, "
+        "lit-guide data check (finds broken images), "
         "--trainer.detect_anomaly true (names the operation).",
     ]
     assert guards.trainer.global_step == 7
@@ -230,7 +231,8 @@ def test_waiting_for_data_is_told_once_with_the_flag_to_raise(tmp_path, capsys, 
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-guide")]
     assert len(told) == 1
     assert re.fullmatch(
-        r"lit-guide: training waited \d of \d s \(\d+%\) for data. Load with more processes: --data.num_workers 6 \(now 0\).",
+        r"lit-guide: training waited \d of \d s \(\d+%\) for data. "
+        r"Load with more processes: --data.num_workers 6 \(now 0\).",
         told[0],
     )
     monkeypatch.setattr("lit_guide.callbacks.guards.threads", lambda: 1)
