@@ -14,6 +14,7 @@ from difflib import get_close_matches
 
 from lit_guide import __version__
 from lit_guide.errors import Stopped, UserError
+from lit_guide.runs import started_by_lightning
 
 HELP = f"""lit-guide {__version__}: train, check and export image classifiers
 
@@ -109,8 +110,8 @@ def main(args: list[str] | None = None) -> int:
             raise
         return _fail(str(error), error.exit_code)
     except Stopped as stopped:
-        if "LIT_GUIDE_CURRENT_RUN_DIR" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
-            return 0  # a process that Lightning started: with another code it would kill the first one, which tells
+        if started_by_lightning():
+            return 0  # with another code Lightning would kill the first process, which tells
         return _fail(f"Stopped by {stopped.name}.", int(str(stopped.code)))
     except Exception as error:
         if debug:

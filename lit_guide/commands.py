@@ -39,22 +39,20 @@ def fit(args: list[str]) -> None:
         runs.check_space(run_dir, needed=4 * (3 * 3 + 3) * sum(p.numel() for p in model.parameters()))
         cli.save_config()
         print(f"Run directory: {run_dir}")
-    started = time.perf_counter()
     cli.stop.install()
     try:
-        _fit(cli, started)
+        _fit(cli)
     except (KeyboardInterrupt, Stopped):
-        if trainer.is_global_zero and (run_dir / runs.LAST).is_file():
-            where = shlex.quote(str(run_dir))
-            print(f"Saved {runs.LAST.name}. Go on with: lit-guide fit --run {where}")
+        if trainer.is_global_zero and (go_on := runs.how_to_go_on(run_dir)):
+            print(f"Saved {runs.LAST.name}. {go_on}")
         raise
     finally:
         cli.stop.uninstall()
 
 
-def _fit(cli: ClassifierCLI, started: float) -> None:
+def _fit(cli: ClassifierCLI) -> None:
     """Train, and what comes after."""
-    trainer, run_dir = cli.trainer, cli.run_dir
+    trainer, run_dir, started = cli.trainer, cli.run_dir, time.perf_counter()
     _run(cli, trainer.fit)
     if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
         print(f"Nothing was left to train: set --trainer.max_epochs above {trainer.current_epoch} to train on.")

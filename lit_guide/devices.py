@@ -15,12 +15,12 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.strategies import StrategyRegistry
 from torch import Tensor, nn
 
+from lit_guide.attempts import PRECISIONS
 from lit_guide.errors import ConfigError, UserError, warn
 
 PACKAGE = __name__.split(".")[0]
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 STRATEGIES = ("auto", "ddp", "ddp_spawn", "fsdp")
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 # What they are called elsewhere; by spelling alone, fp16 would be nearest to bf16-true.
 ALSO_CALLED = {"fp32": "32-true", "float32": "32-true", "fp16": "16-mixed", "float16": "16-mixed", "half": "16-mixed"}
 # float16 on a CPU: torch has no mixed precision with it, and in pure float16 Adam's epsilon is 0 and the loss NaN in step 2.

@@ -35,9 +35,14 @@ class Stopped(SystemExit):
         self.name = signal.Signals(number).name
 
 
+def is_first() -> bool:
+    """Whether this is the first of the processes that a run has on this machine, or the only one: the one that speaks."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def warn(message: str) -> None:
     """Say what the user should know and may leave as it is; in a run of several processes, once."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first():
         print(f"lit-guide: {message}", file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from lit_guide import runs
-from lit_guide.callbacks.guards import Guards, loader_processes
+from lit_guide.callbacks.guards import Guards
 from lit_guide.errors import UserError
 
 PEERS = r"gloo|nccl|TCPStore|Dist\w*Error|pair closure|\d+ms for \w+ operation"  # gloo does not always name itself
@@ -35,15 +35,14 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
         return told[0]
     text = "\n".join(f"{type(cause).__name__}: {cause}" for cause in causes)
     root = Path(trainer.default_root_dir)
-    where = shlex.quote(str(root))
-    go_on = f" Go on with: lit-guide fit --run {where}" if (root / runs.LAST).is_file() else ""
+    go_on = f" {runs.how_to_go_on(root)}".rstrip()
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
     guards = [callback for callback in callbacks if isinstance(callback, Guards)]
     if guards and (operation := re.search(r"Function '(\w+)' returned nan values", text)):
         return guards[0].not_finite(trainer, guards[0].bad_loss or 0.0, operation=operation[1])
     codes = {cause.errno for cause in causes if isinstance(cause, OSError)}
     loader_died, killed_by = "DataLoader worker (pid" in text, re.search(r"killed by signal: ([\w ]+)", text)
-    workers = loader_processes(datamodule)
+    workers = getattr(datamodule, "loader_processes", 0)
     if re.search(SHARED, text) and (
         loader_died or errno.ENOSPC in codes or re.search("No space left|insufficient|unable to", text)
     ):

@@ -84,9 +84,13 @@ def cpu() -> dict[str, Any]:
     if not model and sys.platform == "darwin":
         model = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False).stdout
     flags = set(re.findall(r"^flags\s*: (.+)$", text, re.MULTILINE)[0].split()) if "\nflags" in text else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     known = {name: None if flags is None else flag in flags for name, flag in INSTRUCTIONS.items()}
-    return {"model": model.strip() or platform.processor() or platform.machine(), "cores": cores, **known}
+    return {"model": model.strip() or platform.processor() or platform.machine(), "cores": usable_cores(), **known}
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limits() -> dict[str, Any]:

@@ -209,11 +209,14 @@ class LitClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss and accuracy over the augmented training images of all processes."""
-        sums_3 = torch.cat([self.train_sums_2, self.train_sums_2.new_tensor([self.train_count])])
-        loss, correct, count = self.trainer.strategy.reduce(sums_3, reduce_op="sum").tolist()
+        loss, correct, count = self.trainer.strategy.reduce(self._train_sums(), reduce_op="sum").tolist()
         figures = {"train/loss": loss / max(count, 1), "train/accuracy": correct / max(count, 1)}
         self.log_dict(figures, logger=False)
         self._log_row(figures, self.global_step - 1)
+
+    def _train_sums(self) -> Tensor:
+        """Loss, correct images and images of the epoch so far, in this process: (3,) float32."""
+        return torch.cat([self.train_sums_2, self.train_sums_2.new_tensor([self.train_count])])
 
     def _log_row(self, figures: dict[str, Any], step: int) -> None:
         """Log at once: Lightning does it after the callbacks, and a checkpoint would not have seen the row."""
@@ -298,7 +301,7 @@ class LitClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of the epoch so far, of each of the W processes."""
-        sums_3 = torch.cat([self.train_sums_2, self.train_sums_2.new_tensor([self.train_count])])
+        sums_3 = self._train_sums()
         rows = [sums_3]
         if self.trainer.world_size > 1:
             rows = [torch.empty_like(sums_3) for _ in range(self.trainer.world_size)]

@@ -177,7 +177,7 @@ class ClassifierCLI(LightningCLI):
         else:
             self.run_dir = self._results_dir()
         settings, going_on = self.config.trainer, self.continued is not None
-        self.callbacks: list[Callback] = [Throughput()]
+        self.callbacks: list[Callback] = [self.stop, Throughput()] if fit else [Throughput()]
         if settings.enable_progress_bar is not False:
             self.callbacks.append(ProgressBar())
         if fit and settings.enable_model_summary is not False:
@@ -185,7 +185,6 @@ class ClassifierCLI(LightningCLI):
         if fit:
             self.callbacks += [Guards(), LearningRateMonitor("epoch")]
             self.validated = len(self.datamodule.rows["val"]) > 0 and settings.limit_val_batches != 0
-            self.callbacks.insert(0, self.stop)
         if fit and settings.enable_checkpointing is not False:
             monitor = "val/loss" if self.validated else "train/loss"
             self.callbacks.append(BestCheckpoint(self.run_dir, going_on, monitor))

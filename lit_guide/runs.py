@@ -6,13 +6,14 @@ runs/<name>/<timestamp>/ holds config.yaml, metrics.csv, checkpoints/{best,last}
 import contextlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.errors import ConfigError, UserError, is_first
 
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
@@ -21,6 +22,11 @@ STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "
 
 # Lightning starts the other processes of a DDP run with our environment: they share the first one's directory through it.
 RUN_DIR_VARIABLE = "LIT_GUIDE_CURRENT_RUN_DIR"
+
+
+def started_by_lightning() -> bool:
+    """Whether the first process of this run started this one."""
+    return RUN_DIR_VARIABLE in os.environ and not is_first()
 
 
 def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
@@ -38,7 +44,7 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
         ConfigError: `run_dir` already holds files, or another run took it first.
         UserError: it can't be made or written to.
     """
-    if RUN_DIR_VARIABLE in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+    if started_by_lightning():
         return Path(os.environ[RUN_DIR_VARIABLE])
     size = os.environ.get("SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE", "1")
     if run_dir is None and size != "1":
@@ -142,6 +148,12 @@ def run_of_checkpoint(checkpoint: Path) -> Path | None:
     """The run directory that a checkpoint lies in; None for a checkpoint from elsewhere."""
     run = checkpoint.absolute().parent.parent
     return run if (run / "config.yaml").is_file() else None
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """What to type to continue a run; empty where it has no checkpoint to go on from."""
+    where = shlex.quote(str(run_dir))
+    return f"Go on with: lit-guide fit --run {where}" if (run_dir / LAST).is_file() else ""
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -75,7 +75,10 @@ class LastCheckpoint(Checkpoint):
                 )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hide `max_steps` while Lightning 2.6 restores its loops: with it, an epoch that had ended would end a second time."""
+        """Hide `max_steps` while Lightning 2.6 restores its loops: with it, an epoch that had ended would end a second time.
+
+        https://github.com/Lightning-AI/pytorch-lightning/issues/19617
+        """
         self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,8 +17,7 @@ from torch.nn.utils import get_total_norm
 
 from lit_guide import runs
 from lit_guide.callbacks.checkpoint import best_checkpoint
-from lit_guide.data.examine import threads
-from lit_guide.data.photos import MOST_WORKERS, joined, shown
+from lit_guide.data.photos import joined, most_workers, shown
 from lit_guide.errors import UserError, warn
 
 RUNNING = ("running_mean", "running_var")  # BatchNorm's; other buffers may hold -inf on purpose
@@ -222,15 +221,9 @@ def _advice(trainer: Trainer, named: bool = False) -> list[str]:
 def _faster(trainer: Trainer) -> str:
     """Which flag brings the data faster."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-    workers, most = loader_processes(data), max(1, min(MOST_WORKERS, threads() // trainer.num_devices))
+    workers, most = getattr(data, "loader_processes", 0), most_workers(trainer.num_devices)
     if workers < most:
         return f"Load with more processes: --data.num_workers {most} (now {workers})."
     if getattr(data, "cache", None) == "none":
         return "All cores load already: decode each image once with --data.cache ram, or disk if the set is larger than memory."
     return "All cores load already: make the images smaller before training, or put them on a faster disk."
-
-
-def loader_processes(data: Any) -> int:
-    """How many processes load the training data."""
-    workers = getattr(data, "num_workers", 0)
-    return int(data.auto_workers() if workers == "auto" else workers)

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, distributed
 
-from lit_guide.errors import Stopped
+from lit_guide.errors import Stopped, is_first
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -46,7 +46,7 @@ class Stop(Callback):
     def _on_signal(self, number: int, frame: object) -> None:
         if not self._training or (self.received and number == signal.SIGINT):
             raise Stopped(number)
-        if not self.received and os.environ.get("LOCAL_RANK", "0") == "0":
+        if not self.received and is_first():
             again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
             # os.write: a signal may come in the middle of a print.
             told = f"{signal.Signals(number).name}: stopping after this step, to save it.{again}"

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.data.augment import random_affine, random_crop_flip, to_float
-from lit_guide.data.loaders import Split, evaluation_loader, training_loader
+from lit_guide.data.loaders import Split, evaluation_loader, shuffled_loader, training_loader
 from lit_guide.data.samplers import STEP, TrainBatches, run_seed, seed_all, seed_of
 from lit_guide.data.splits import stratified_split
 from lit_guide.errors import ConfigError, UserError
@@ -164,6 +164,11 @@ class DataModule(LightningDataModule, ABC):
         """The dataset that the loaders read from: with the transforms of training, or of evaluation."""
         return self.source.dataset
 
+    @property
+    def loader_processes(self) -> int:
+        """How many processes load the training data."""
+        return self.auto_workers() if self.num_workers == "auto" else self.num_workers
+
     def auto_workers(self) -> int:
         """What `num_workers: auto` means: data in memory are fastest without loader processes."""
         return 0
@@ -196,22 +201,18 @@ class DataModule(LightningDataModule, ABC):
         world_size = trainer.world_size if trainer is not None else 1
         if len(rows) < world_size:
             found = f"has {len(rows)} images for {world_size} processes: use fewer --devices," if len(rows) else "is empty:"
-            mend = "set" if split == "test" else "lower data.val_fraction and"
-            mend += " data.test_fraction above 0." if split == "test" else " data.test_fraction, or add data."
-            raise UserError(f"The {split} split {found} {mend}")
+            mend = "lower data.val_fraction and data.test_fraction, or add data."
+            raise UserError(f"The {split} split {found} {'set data.test_fraction above 0.' if split == 'test' else mend}")
         samples = Split(self.samples(training), torch.from_numpy(rows))
-        workers = self.auto_workers() if self.num_workers == "auto" else self.num_workers
-        loader: DataLoader[Any]
+        workers = self.loader_processes
         if not training:
-            loader = evaluation_loader(samples, self.batch_size, trainer, workers)
-            return loader
-        batches = None
-        if trainer is not None and not trainer.overfit_batches:  # type: ignore[attr-defined]  # Lightning sets it
-            epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-            progress = trainer.fit_loop.epoch_loop.batch_progress
-            batches = self._batches(epoch, 0 if progress.is_last_batch else progress.current.ready)
-        loader = training_loader(samples, batches, self.batch_size, self._weights, trainer, workers)
-        return loader
+            return evaluation_loader(samples, self.batch_size, trainer, workers)
+        if trainer is None or trainer.overfit_batches:  # type: ignore[attr-defined]  # Lightning sets it
+            return shuffled_loader(samples, self.batch_size, self._weights, trainer, workers)
+        epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        batches = self._batches(epoch, 0 if progress.is_last_batch else progress.current.ready)
+        return training_loader(samples, batches, trainer, workers)
 
     def _batches(self, epoch: int = 0, start: int = 0) -> TrainBatches:
         """This process's training batches from a place in the run on."""

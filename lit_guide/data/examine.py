@@ -25,6 +25,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from torch import Tensor
 
 from lit_guide.data.decode import UnreadableImageError, decode_bytes, image_mode, read_bytes
+from lit_guide.machine import usable_cores
 
 CHUNK = 8  # files a task: enough that handing tasks out costs nothing
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of RGB, as JPEG has it (ITU-R BT.601)
@@ -109,11 +110,6 @@ def examine(
     return found
 
 
-def threads() -> int:
-    """As many as this process may use cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def difference_hash(image_CHW: Tensor) -> int:
     """64 bits that hardly change when an image is scaled or saved again: which of 8 x 8 areas are darker than the next one.
 
@@ -169,13 +165,13 @@ def _in_order(
 ) -> Generator[tuple[int, list[_One | str]]]:
     """(first index, results) chunk by chunk; few chunks are in memory at once, however long the list."""
     waiting: deque[tuple[int, Future[list[_One | str]]]] = deque()
-    pool = ThreadPoolExecutor(threads())
+    pool = ThreadPoolExecutor(usable_cores())
     try:
         for start in range(0, len(paths), CHUNK):
             # With Paths, a hundredth of the time would be spent on joining them.
             files = [os.path.join(root, name) for name in paths[start : start + CHUNK]]  # noqa: PTH118
             waiting.append((start, pool.submit(_examine_some, files, copy)))
-            if len(waiting) > 2 * threads():
+            if len(waiting) > 2 * usable_cores():
                 first, future = waiting.popleft()
                 yield first, future.result()
         for first, future in waiting:

@@ -13,8 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.data.base import DataModule, Source
 from lit_guide.data.decode import UnreadableImageError, decode, find_images
-from lit_guide.data.examine import threads
-from lit_guide.data.photos import MOST_WORKERS
+from lit_guide.data.photos import most_workers
 from lit_guide.data.transforms import EvalTransform
 from lit_guide.errors import ConfigError
 
@@ -106,7 +105,7 @@ class ImagesToPredict(DataModule):
 
     def auto_workers(self) -> int:
         """A few files are decoded sooner than processes start."""
-        return min(MOST_WORKERS, threads()) if len(self.files) > WORTH_WORKERS else 0
+        return most_workers() if len(self.files) > WORTH_WORKERS else 0
 
     def sample_names(self, split: str) -> list[str]:
         """The paths."""

@@ -37,22 +37,19 @@ class Split(Dataset[Any]):
         return default_collate([self.dataset[row] for row in rows])
 
 
-def training_loader(
-    split: Split,
-    batches: TrainBatches | None,
-    batch_size: int,
-    weight_S: NDArray[np.float64] | None,
-    trainer: Trainer | None,
-    workers: int,
+def training_loader(split: Split, batches: TrainBatches, trainer: Trainer, workers: int) -> DataLoader[Any]:
+    """A loader of a run's training batches."""
+    return _loader(split, trainer, workers, batch_sampler=batches)
+
+
+def shuffled_loader(
+    split: Split, batch_size: int, weight_S: NDArray[np.float64] | None, trainer: Trainer | None, workers: int
 ) -> DataLoader[Any]:
-    """A loader of the batches given; where there are none, outside of a trainer, of shuffled or weighted samples."""
-    if batches is not None:
-        return _loader(split, trainer, workers, batch_sampler=batches)
+    """A loader of batches in any order, or drawn by weight: outside of a run, and for a few that are learnt by heart."""
     last_is_one = len(split) > batch_size and len(split) % batch_size == 1  # BatchNorm can't train on one image
-    which: dict[str, Any] = (
-        {"shuffle": True} if weight_S is None else {"sampler": WeightedRandomSampler(weight_S.tolist(), len(split))}
-    )
-    return _loader(split, trainer, workers, batch_size=batch_size, drop_last=last_is_one, **which)
+    sampler = None if weight_S is None else WeightedRandomSampler(weight_S.tolist(), len(split))
+    which = {"batch_size": batch_size, "drop_last": last_is_one, "shuffle": sampler is None, "sampler": sampler}
+    return _loader(split, trainer, workers, **which)
 
 
 def evaluation_loader(split: Split, batch_size: int, trainer: Trainer | None, workers: int) -> DataLoader[Any]:

@@ -20,11 +20,11 @@ from torchvision.transforms import v2
 
 from lit_guide.data.base import DataModule, Source
 from lit_guide.data.cache import Kind, open_files
-from lit_guide.data.examine import threads
 from lit_guide.data.files import ImageDataset
 from lit_guide.data.splits import grouped_split, stratified_split
 from lit_guide.data.transforms import EvalTransform, TrainTransform
 from lit_guide.errors import ConfigError, UserError, warn
+from lit_guide.machine import usable_cores
 
 AUTO_AUGMENT = {"none": None, "randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
 MOST_WORKERS = 16  # with more, the process that gathers their batches is what is waited for
@@ -217,7 +217,7 @@ class PhotoData(DataModule):
         """
         on_this_node = self.trainer.num_devices if self.trainer is not None else 1
         batches = -(-len(self.listing.paths) // self.batch_size)
-        return max(1, min(MOST_WORKERS, threads() // on_this_node, batches))
+        return min(most_workers(on_this_node), batches)
 
     def sample_names(self, split: str) -> list[str]:
         """The path of each sample of a split, in order."""
@@ -264,6 +264,11 @@ class PhotoData(DataModule):
 
     def _equal(self, groups: Sequence[Sequence[int]]) -> str:
         return shown([joined([self.listing.paths[index] for index in group], " = ") for group in groups])
+
+
+def most_workers(processes: int = 1) -> int:
+    """Loader processes for each of the processes that train on this machine: they share its cores."""
+    return max(1, min(MOST_WORKERS, usable_cores() // processes))
 
 
 def joined(names: Sequence[str], sign: str, most: int = 5) -> str:

@@ -226,7 +226,7 @@ class SlowData(DataModule):
 
 
 def test_waiting_for_data_is_told_once_with_the_flag_to_raise(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lit_guide.callbacks.guards.threads", lambda: 6)
+    monkeypatch.setattr("lit_guide.data.photos.usable_cores", lambda: 6)
     train(tmp_path, Guards(wait_share=0.05, wait_seconds=0.02, wait_batches=5), SlowData(0.005))
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-guide")]
     assert len(told) == 1
@@ -235,7 +235,7 @@ def test_waiting_for_data_is_told_once_with_the_flag_to_raise(tmp_path, capsys, 
         r"Load with more processes: --data.num_workers 6 \(now 0\).",
         told[0],
     )
-    monkeypatch.setattr("lit_guide.callbacks.guards.threads", lambda: 1)
+    monkeypatch.setattr("lit_guide.data.photos.usable_cores", lambda: 1)
     train(tmp_path, Guards(wait_share=0.05, wait_seconds=0.02), SlowData(0.02, num_workers=1), epochs=1)
     assert "All cores load already: decode each image once with --data.cache ram" in capsys.readouterr().err
 

@@ -238,7 +238,7 @@ def test_files_a_task_change_nothing(album, monkeypatch, chunk):
 
 def test_copies_are_kept_in_the_order_of_the_files_by_the_calling_thread(album, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 1)
-    monkeypatch.setattr(module, "threads", lambda: 4)
+    monkeypatch.setattr(module, "usable_cores", lambda: 4)
     folder, names = album
     workers, keepers, kept = set(), set(), []
     delays = iter(np.random.default_rng(0).permutation(np.linspace(0, 0.02, 30)).tolist())
@@ -270,7 +270,7 @@ def test_keep_gets_nothing_where_no_copy_was_asked_for(album):
 
 def test_few_copies_wait_however_slow_they_are_kept(album, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 1)
-    monkeypatch.setattr(module, "threads", lambda: 2)
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
     folder, names = album
     good = [name for index, name in enumerate(names) if index % 3]
     made, kept, waiting = [], [], []
@@ -287,7 +287,7 @@ def test_few_copies_wait_however_slow_they_are_kept(album, monkeypatch):
 
 def test_what_has_not_begun_is_given_up_when_it_is_interrupted(album, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 4)
-    monkeypatch.setattr(module, "threads", lambda: 2)
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
     folder, names = album
     made = []
 

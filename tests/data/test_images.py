@@ -8,10 +8,10 @@ from torchvision.transforms.v2 import functional as TF
 from lit_guide.data import decode as decode_module
 from lit_guide.data import images as images_module
 from lit_guide.data.decode import decode
-from lit_guide.data.examine import threads
 from lit_guide.data.images import UNKNOWN, UNREADABLE, ImageFiles, ImagesToPredict
 from lit_guide.data.transforms import EvalTransform
 from lit_guide.errors import ConfigError
+from lit_guide.machine import usable_cores
 
 
 @pytest.fixture(name="rgb_HWC")
@@ -149,4 +149,4 @@ def test_loader_processes_start_only_where_there_are_many_files(photos, monkeypa
     data = to_predict([photos["china.jpg"][0]] * 3)
     assert data.auto_workers() == 0
     monkeypatch.setattr(images_module, "WORTH_WORKERS", 2)
-    assert data.auto_workers() == threads()
+    assert data.auto_workers() == usable_cores()

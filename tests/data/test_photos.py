@@ -344,7 +344,7 @@ def test_statistics_of_imagenet_are_the_default(uneven):
 def test_auto_takes_the_cores_of_this_process_and_no_more_than_there_are_batches(
     uneven, monkeypatch, cores, devices, batch_size, workers
 ):
-    monkeypatch.setattr(photos, "threads", lambda: cores)
+    monkeypatch.setattr(photos, "usable_cores", lambda: cores)
     data = folder_data(uneven, num_workers="auto", batch_size=batch_size)
     data.trainer = SimpleNamespace(num_devices=devices) if devices > 1 else None
     assert data.auto_workers() == workers
@@ -352,7 +352,7 @@ def test_auto_takes_the_cores_of_this_process_and_no_more_than_there_are_batches
 
 @pytest.mark.parametrize(("num_workers", "count"), [("auto", 1), (2, 2), (0, 0)])
 def test_loaders_have_the_workers_asked_for_and_keep_them(uneven, monkeypatch, num_workers, count):
-    monkeypatch.setattr(photos, "threads", lambda: 1)
+    monkeypatch.setattr(photos, "usable_cores", lambda: 1)
     loader = folder_data(uneven, num_workers=num_workers).train_dataloader()
     assert loader.num_workers == count
     assert loader.persistent_workers == (count > 0)
