@@ -50,8 +50,9 @@ def same(one: Path, other: Path) -> bool:
         [],
         ["--data.num_workers", "2"],
         ["--devices", "2", "--strategy", "ddp"],
+        ["--devices", "2", "--strategy", "ddp", "--data.num_workers", "2"],
     ],
-    ids=["alone", "workers", "ranks"],
+    ids=["alone", "workers", "ranks", "ranks-workers"],
 )
 def test_f01_f02_f03_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, options: list[str]) -> None:
     assert start(tmp_path, *FIT, *options, "--run_dir", "whole").wait(300) == 0, (tmp_path / "log").read_text()
