@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -111,7 +112,8 @@ def limits() -> dict[str, Any]:
 def dependencies() -> list[dict[str, str | None]]:
     """Name, installed and tested version of each dependency, and what that means; optional ones only where they are installed.
 
-    The tested versions are those of constraints.txt, which lies beside the package.
+    The tested versions are those of constraints.txt, which lies beside the package; the requirements are those of the installed
+    package, or of pyproject.toml where it runs from its folder.
     """
     tested: dict[str, str] = {}
     package = Path(__file__).parent
@@ -120,6 +122,8 @@ def dependencies() -> list[dict[str, str | None]]:
             tested |= {_plain(name): v for name, v in re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.MULTILINE)}
     found: list[dict[str, str | None]] = []
     requires: list[str] = []
+    with suppress(OSError):
+        requires = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     with suppress(metadata.PackageNotFoundError):
         requires = metadata.requires("lit-guide") or []
     for requirement in requires:

@@ -3,6 +3,7 @@
 Shapes: B images a batch, C channels, H x W pixels, K classes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -139,7 +140,7 @@ class LitClassifier(LightningModule):
         self.val_metrics = classification_metrics(K, "val/")
         self.test_metrics = classification_metrics(K, "test/")
         self.confusion_matrix_KK: Tensor | None = None  # of the last evaluation; rows: true class, columns: predicted
-        self.loss = MeanMetric()
+        self.loss = MeanMetric(nan_strategy=math.nan)  # nan stays nan; "disable" would weigh all batches alike
         self.confusion_KK = MulticlassConfusionMatrix(K, validate_args=False)
         # Lightning's summary counts the operations of a forward pass over this.
         self.example_input_array = torch.zeros(1, C, H, W)
@@ -189,8 +190,9 @@ class LitClassifier(LightningModule):
             self.train_count += len(label_B)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss_step", loss, prog_bar=True, logger=False, on_step=True, on_epoch=False)
-            self._log_row({"train/loss_step": loss.detach()}, self.global_step)
+            shown = loss.detach().cpu()  # once: Lightning reads what the progress bar shows after every step
+            self.log("train/loss_step", shown, prog_bar=True, logger=False, on_step=True, on_epoch=False)
+            self._log_row({"train/loss_step": shown}, self.global_step)
         return loss
 
     def on_train_start(self) -> None:

@@ -79,7 +79,7 @@ def beside_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     """Put a module where Python finds it before the installed one of that name."""
     folder = tmp_path / "modules"
     folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
     def write(name: str, text: str) -> None:
         (folder / f"{name}.py").write_text(text)

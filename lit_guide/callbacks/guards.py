@@ -39,11 +39,12 @@ class Guards(Callback):
     """Stops a run on a loss or weights that are not finite, and on weights without a gradient in a DDP run; tells of slow data.
 
     On the CPU each loss is looked at before it is learnt from. Other devices would have to stop for that: there the losses are
-    kept on the device and read every `log_every_n_steps` batches. Weights are looked at when an epoch ends and before a
-    checkpoint is written. Gradients are not: those that are not finite break the weights, and so the loss of the next step.
+    kept on the device, and read as soon as one that is logged is not finite, or after 1000 batches, and when the epoch ends.
+    Weights are looked at when an epoch ends and before a checkpoint is written. Gradients are not: those that are not finite
+    break the weights, and so the loss of the next step.
 
     Args:
-        every: batches after which the losses are read; None: as said above.
+        every: batches after which the losses are read at the latest; None: as said above.
         wait_share: part of the training time that is spent waiting for data before this is told.
         wait_seconds: and how many seconds it must be at least.
         wait_batches: batches after which it is judged, besides the end of an epoch.
@@ -62,8 +63,7 @@ class Guards(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare for the device."""
         device = trainer.strategy.root_device
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
-        self._every = self.every or (1 if device.type == "cpu" else max(1, every))
+        self._every = self.every or (1 if device.type == "cpu" else 1000)
         self._loss_L, self._unread = torch.zeros(self._every, device=device), 0
         self._steps = deque(maxlen=self._every + trainer.accumulate_grad_batches)
         self._waited, self._trained, self._batches = 0.0, 0.0, 0
@@ -110,7 +110,7 @@ class Guards(Callback):
         if self._every > 1 and isinstance(outputs, Mapping) and "loss" in outputs:
             self._loss_L[self._unread] = outputs["loss"].detach()
             self._unread += 1
-            if self._unread == self._every:
+            if self._unread == self._every or not _logged_is_finite(trainer):
                 self._read(trainer)
         self._batches += 1
         self._ended = time.perf_counter()
@@ -176,6 +176,14 @@ class Guards(Callback):
             self._told = True
             part = format(share, ".0%")
             warn(f"training waited {self._waited:.0f} of {self._trained:.0f} s ({part}) for data. {_faster(trainer)}")
+
+
+def _logged_is_finite(trainer: Trainer) -> bool:
+    """Whether the loss that was logged in this step, if one was, is finite; it is on the CPU already."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+    if not every or trainer.global_step % every:
+        return True
+    return math.isfinite(trainer.callback_metrics.get("train/loss_step", 0.0))
 
 
 def broken(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:

@@ -61,7 +61,7 @@ def networks(monkeypatch):
     monkeypatch.setitem(NETWORKS, "fragile", Fragile)
 
 
-def train(tmp_path, guards, data=None, accumulate=1, epochs=2, **network_args):
+def train(tmp_path, guards, data=None, accumulate=1, epochs=2, log_every=50, **network_args):
     """Fit for some epochs of 5 batches with a learning rate of 0.01; returns the trainer."""
     seed_everything(0, verbose=False)
     data = data or DigitsData(batch_size=234, augment=False)
@@ -72,6 +72,7 @@ def train(tmp_path, guards, data=None, accumulate=1, epochs=2, **network_args):
         callbacks=[guards],
         default_root_dir=tmp_path,
         accumulate_grad_batches=accumulate,
+        log_every_n_steps=log_every,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
@@ -138,6 +139,13 @@ def test_f18_losses_that_are_read_later_still_name_the_first_bad_step(tmp_path):
     assert second == f"Images of this batch: {names(data, 1, 0)}."
     assert third == f"The weights may have been broken one step earlier, by: {names(data, 0, 4)}."
     assert guards.trainer.fit_loop.batch_idx == 3  # after the epoch's end they are read after four batches again
+
+
+def test_f18_a_logged_loss_that_is_not_finite_has_all_losses_read(tmp_path):
+    data, guards = DigitsData(batch_size=234, augment=False), Guards(every=50)
+    with pytest.raises(UserError, match=r"nan in step 2 \(epoch 1, batch 2\)"):
+        train(tmp_path, guards, data, at=1, log_every=3)
+    assert guards.trainer.fit_loop.batch_idx == 2
 
 
 def test_f18_losses_not_read_yet_are_read_when_the_epoch_ends(tmp_path):
