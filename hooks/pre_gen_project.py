@@ -15,8 +15,8 @@ TAKEN = re.findall(
     """
     build configs cookiecutter cruft filelock functorch hatch hatchling jsonargparse lightning lightning_fabric
     lightning_utilities lit_guide matplotlib mlflow mlflow_skinny mpl_toolkits mypy mypyc numpy onnx onnxruntime onnxscript pil
-    pillow pip pre_commit py pyarrow pylab pytest python python3 pytorch_lightning pyyaml rich ruff scikit_learn scipy setuptools
-    sklearn tensorboard torch torchgen torchmetrics torchvision types_pyyaml wandb yaml
+    pillow pip pre_commit py pyarrow pylab pytest python python3 pytorch_lightning pyyaml rich ruff safetensors scikit_learn scipy
+    setuptools sklearn tensorboard torch torchgen torchmetrics torchvision types_pyyaml wandb yaml
     benchmarks data data_show deploy dist docs hooks photos runs src test tests
     aux con nul prn
     """,

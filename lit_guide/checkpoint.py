@@ -19,10 +19,11 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from lit_guide.errors import ConfigError, UserError
 from lit_guide.model import LitClassifier
 from lit_guide.networks import network_names
+from lit_guide.weights import SUFFIX, read_weights
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint of `LitClassifier` onto the CPU; only tensors and plain values are accepted.
+    """Load a checkpoint of `LitClassifier`, or its .safetensors, onto the CPU; only tensors and plain values are accepted.
 
     Returns:
         The Lightning checkpoint, its "hyper_parameters" checked: arguments of `LitClassifier`, all plain values.
@@ -37,7 +38,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}. Give a file with --ckpt_path, or a run with --run DIR.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        is_shared = path.suffix == SUFFIX
+        checkpoint = read_weights(path) if is_shared else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
         raise UserError(
@@ -143,8 +145,10 @@ class CheckpointWriter(TorchCheckpointIO):
             writing.result()
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load one that may be on its way."""
+        """Load one that may be on its way, or a .safetensors."""
         self.wait()
+        if Path(path).suffix == SUFFIX:
+            return read_weights(Path(path))
         return super().load_checkpoint(path, *args, **kwargs)
 
     def teardown(self) -> None:

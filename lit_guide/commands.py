@@ -20,13 +20,14 @@ from lit_guide.callbacks.report import (
     print_exports,
     print_metrics,
 )
-from lit_guide.checkpoint import load_classifier
+from lit_guide.checkpoint import load_classifier, read_checkpoint
 from lit_guide.data.images import UNREADABLE, ImagesToPredict
 from lit_guide.data_commands import data
 from lit_guide.errors import ConfigError, Stopped, UserError
 from lit_guide.failures import explain_failure
 from lit_guide.parser import ClassifierCLI, Parser
 from lit_guide.predictions import Gather, print_predictions, write_predictions
+from lit_guide.weights import write_weights
 
 
 def fit(args: list[str]) -> None:
@@ -35,8 +36,8 @@ def fit(args: list[str]) -> None:
     _report_changes(cli)
     trainer, model, run_dir = cli.trainer, cli.model, cli.run_dir
     if trainer.is_global_zero:
-        # Weights and two Adam moments in best, last and the one being written, and three exports; 4 bytes each.
-        runs.check_space(run_dir, needed=4 * (3 * 3 + 3) * sum(p.numel() for p in model.parameters()))
+        # Weights and two Adam moments in best, last and the one being written; best.safetensors, three exports; 4 bytes each.
+        runs.check_space(run_dir, needed=4 * (3 * 3 + 1 + 3) * sum(p.numel() for p in model.parameters()))
         cli.save_config()
         print(f"Run directory: {run_dir}")
     cli.stop.install()
@@ -86,6 +87,8 @@ def _fit(cli: ClassifierCLI) -> None:
         },
     )
     print_closing(run_dir, results)
+    if best is not None:
+        write_weights(read_checkpoint(best), run_dir / runs.WEIGHTS)
     _raise_for_exports(results.get("exports", []), run_dir)
 
 

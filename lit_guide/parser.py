@@ -30,6 +30,7 @@ from lit_guide.devices import fit_to_machine, misfit, no_precision
 from lit_guide.errors import ConfigError, UserError, explain
 from lit_guide.model import LitClassifier
 from lit_guide.optim import find_class, subclasses
+from lit_guide.weights import SUFFIX
 
 PACKAGE = __name__.split(".")[0]
 # A configuration file may name classes of these modules and of no others (FAULTS F11).
@@ -110,6 +111,8 @@ class ClassifierCLI(LightningCLI):
         """Parse; a checkpoint's hyperparameters are defaults under whatever is typed or in a file."""
         self.ckpt_path = last_value(args, "--ckpt_path")
         if self.ckpt_path is not None:
+            if self.command == "fit" and self.ckpt_path.endswith(SUFFIX):
+                raise ConfigError(f"{self.ckpt_path} holds weights alone, nothing to go on with: give the .ckpt that it was made of.")
             self.checkpoint = read_checkpoint(self.ckpt_path)
             parser.set_defaults(_as_defaults(self.checkpoint["hyper_parameters"], training=self.command == "fit"))
         self.config = parser.parse_args(args)
@@ -199,9 +202,8 @@ class ClassifierCLI(LightningCLI):
             kwargs |= {"logger": loggers, "default_root_dir": str(self.run_dir), "profiler": profiler}
             # Our samplers divide the data among the processes; Lightning's would count some samples twice.
             kwargs["use_distributed_sampler"] = False
-            if fit:
-                plugins = self.config_init.trainer.get("plugins") or []
-                kwargs["plugins"] = [CheckpointWriter(), *(plugins if isinstance(plugins, list) else [plugins])]
+            plugins = self.config_init.trainer.get("plugins") or []
+            kwargs["plugins"] = [CheckpointWriter(), *(plugins if isinstance(plugins, list) else [plugins])]
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, RuntimeError, ImportError, ModuleNotFoundError, UserError) as error:
             if fit and self.continued is None:

@@ -17,6 +17,7 @@ from lit_guide.errors import ConfigError, UserError, is_first
 
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
+WEIGHTS = Path("checkpoints") / "best.safetensors"
 LAST = Path("checkpoints") / "last.ckpt"
 STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "metrics.csv.earlier", ".write-test"}
 

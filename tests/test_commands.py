@@ -31,7 +31,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_fit_leaves_exactly_the_files_of_the_contract(trained: Path) -> None:
     files = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
     exports = {f"export/model.{suffix}" for suffix in ("onnx", "torchscript.pt", "pt2")}
-    assert files == {"config.yaml", "metrics.csv", "results.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *exports}
+    checkpoints = {f"checkpoints/{name}" for name in ("best.ckpt", "best.safetensors", "last.ckpt")}
+    assert files == {"config.yaml", "metrics.csv", "results.json", *checkpoints, *exports}
 
 
 def test_results_json_holds_what_the_contract_lists(trained: Path) -> None:
