@@ -112,7 +112,7 @@ class ClassifierCLI(LightningCLI):
         self.ckpt_path = last_value(args, "--ckpt_path")
         if self.ckpt_path is not None:
             if self.command == "fit" and self.ckpt_path.endswith(SUFFIX):
-                raise ConfigError(f"{self.ckpt_path} holds weights alone, nothing to go on with: give the .ckpt that it was made of.")
+                raise ConfigError(f"{self.ckpt_path} holds weights alone, nothing to go on with: give a .ckpt.")
             self.checkpoint = read_checkpoint(self.ckpt_path)
             parser.set_defaults(_as_defaults(self.checkpoint["hyper_parameters"], training=self.command == "fit"))
         self.config = parser.parse_args(args)

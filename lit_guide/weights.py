@@ -50,4 +50,5 @@ def read_weights(path: Path) -> dict[str, Any]:
     if "hyper_parameters" in about:
         checkpoint["hyper_parameters"] = json.loads(about["hyper_parameters"])
     # Lightning asks a checkpoint for these before it takes the weights out.
-    return {**checkpoint, "pytorch-lightning_version": lightning.__version__, "epoch": 0, "global_step": 0}
+    nothing: dict[str, Any] = {"epoch": 0, "global_step": 0, "optimizer_states": [], "lr_schedulers": []}
+    return {**checkpoint, **nothing, "pytorch-lightning_version": lightning.__version__}

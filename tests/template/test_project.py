@@ -108,7 +108,7 @@ def test_the_projects_tests_pass_under_a_short_name(bake: Bake) -> None:
 
 
 def test_make_in_a_brand_new_environment(bake: Bake) -> None:
-    """`make lint test test-slow`: the longest name, an environment of its own, the fast tests and the slow ones that say a name."""
+    """`make lint test test-slow`: the longest name, an environment of its own, fast tests, slow ones that say a name."""
     project = bake(**ANSWERS[LONG])
     own = dict.fromkeys(("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_ADDOPTS"), "")
     out = must("make", "lint", "test", f"PYTHON={sys.executable}", cwd=project, **own)
