@@ -120,6 +120,7 @@ class CheckpointWriter(TorchCheckpointIO):
     """
 
     def __init__(self) -> None:
+        torch.serialization.set_crc32_options(False)  # torch.load never looks at it, and it is most of the work of writing
         self._thread: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
