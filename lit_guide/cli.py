@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from lit_guide import __version__
@@ -98,8 +100,8 @@ def main(args: list[str] | None = None) -> int:
 
             doctor(args[1:])
             return 0
-        from lit_guide import commands
-
+        with leaving_at_ctrl_c():
+            from lit_guide import commands
         quiet_lightning()
         commands.COMMANDS[command](args[1:])
         commands.leave_group()
@@ -133,6 +135,25 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+@contextmanager
+def leaving_at_ctrl_c() -> Iterator[None]:
+    """End at once at a Ctrl-C: an exception in an import would become another one, or an abort in the C++ code of torch."""
+
+    def leave(number: int, frame: object) -> None:
+        os.write(2, b"lit-guide: Stopped by Ctrl-C.\n")
+        os._exit(128 + number)
+
+    before = signal.getsignal(signal.SIGINT)
+    usual = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if usual:
+        signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, before)
 
 
 def quiet_lightning() -> None:

@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from lit_guide.data import DigitsData
+
+from .conftest import Run
 
 COMMAND = [sys.executable, "-m", "lit_guide"]
 DIGITS = ["--config", "configs/digits.yaml", "--accelerator", "cpu"]
@@ -49,7 +54,7 @@ def test_two_ddp_ranks_train_together_and_leave_one_run(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no POSIX signals")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_saves_and_ends_with_its_exit_code(tmp_path: Path, name: str, code: int) -> None:
+def test_f04_f30_a_signal_saves_and_ends_with_its_exit_code(tmp_path: Path, name: str, code: int) -> None:
     args = [*COMMAND, "fit", *DIGITS, "--trainer.max_epochs", "1000", "--run_dir", "run", *NO_EXPORT]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would its children
     unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -83,6 +88,34 @@ def test_a_message_on_the_screen_is_not_a_traceback(tmp_path: Path) -> None:
     told = "There is no flag or key 'trainer.max_epoch'. Did you mean trainer.max_epochs?"
     assert done.stderr == f"lit-guide: {told}\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="as above")
+def test_f20_two_ranks_score_and_predict_17_samples_exactly_as_one_process_does(run: Run, trained: Path, tmp_path: Path) -> None:
+    source, rows = DigitsData().source, DigitsData().rows
+    few = [rows["train"][:40], rows["val"][:17], rows["test"][:17]]
+    split = np.repeat(["train", "val", "test"], [len(part) for part in few])
+    image_NCHW = np.stack([source.dataset[row][0].numpy() for row in np.concatenate(few)])
+    labels_N = source.labels_N[np.concatenate(few)]
+    labels_N[::3] = (labels_N[::3] + 1) % 10  # so that some of the answers are wrong
+    np.savez(tmp_path / "few.npz", images=image_NCHW, labels=labels_N, split=split, class_names=source.class_names)
+    # Batches of 4: one process has 5 of them, the last of 1; two ranks have 3 of up to 9 and 2 of 8 samples.
+    args = ["--ckpt_path", str(trained / "checkpoints/best.ckpt"), "--data", "ArraysData", "--data.path", "few.npz"]
+    args += ["--data.batch_size", "4", "--accelerator", "cpu"]
+    for command in ("validate", "test", "predict"):
+        assert run(command, *args, "--devices", "1", "--run_dir", "one").code == 0
+        done = call(command, *args, "--devices", "2", "--strategy", "ddp", "--run_dir", "two", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / run_dir / "results.json").read_text()) for run_dir in ("one", "two"))
+    assert (one["device"]["devices"], two["device"]["devices"]) == (1, 2)
+    for name in ("val", "test"):
+        assert two[name] == one[name]
+        assert 0.3 < two[name]["accuracy"] < 0.9
+        counted = np.array(two[name]["confusion_matrix"]).sum(axis=1).tolist()
+        assert counted == np.bincount(labels_N[split == name], minlength=10).tolist()
+    predictions = (tmp_path / "two/predictions.csv").read_text()
+    assert predictions == (tmp_path / "one/predictions.csv").read_text()
+    assert len(predictions.splitlines()) == 1 + 17
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="as above")
