@@ -31,11 +31,14 @@ format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 # template only:
-.PHONY: bench new
+.PHONY: bench docs new
 # Where `make new` puts the new project.
 OUT ?= ..
 new: $(STAMP)  ## ask a few questions, then make a project of your own from this one
 	$(BIN)/cookiecutter "$(CURDIR)" --output-dir "$(OUT)"
+
+docs: $(STAMP)  ## build the guide; warnings are errors
+	$(BIN)/python docs/build.py
 
 bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a quiet machine
 	$(BIN)/python benchmarks/startup.py

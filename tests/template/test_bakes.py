@@ -22,7 +22,9 @@ TEMPLATE_ONLY = (
     "README.md",
     "benchmarks/*",
     "cookiecutter.json",
+    "docs/*",
     "hooks/*.py",
+    "tests/docs/*.py",
     "tests/template/*.py",
 )
 RENDERED = ("LICENSE", "README.md")

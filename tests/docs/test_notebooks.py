@@ -1,0 +1,93 @@
+"""Every chapter runs as a Jupyter notebook, and its cells print what the guide shows."""
+
+import doctest
+import os
+import re
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import jupytext
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+DOCS = Path(__file__).parents[2] / "docs"
+CHAPTERS = sorted(path.stem for path in (DOCS / "en").glob("[0-9]*.md"))
+OUTPUT = re.compile(r"\s*```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SKIP = re.compile(r"^<!--- skip: next.*-->\Z", re.MULTILINE)
+# In one stream, stopping at a failure, and without the colours that the kernel asks programs for.
+LIKE_THE_GUIDE = "exec 2>&1; set -euo pipefail; unset FORCE_COLOR CLICOLOR CLICOLOR_FORCE; export TERM=dumb"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    spec = spec_from_file_location("build_docs", DOCS / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def code(book: NotebookNode) -> list[str]:
+    return [cell.source for cell in book.cells if cell.cell_type == "code"]
+
+
+def printed(cell: NotebookNode) -> str:
+    """What a cell wrote to standard output; of a shell, what it wrote to either stream."""
+    streams = ("stdout", "stderr") if cell.source.startswith("%%bash") else ("stdout",)
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name in streams)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_notebook_runs_and_its_cells_print_what_the_guide_shows(
+    build: ModuleType, chapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("COLUMNS", "100")
+    book = build.notebook(DOCS / "en" / f"{chapter}.md")
+    skipped = [after for before, after in zip(book.cells, book.cells[1:], strict=False) if SKIP.search(before.source)]
+    for cell in book.cells:
+        if cell.cell_type == "code" and cell.source.startswith("%%bash"):
+            cell.source = cell.source.replace("%%bash\n", f"%%bash\n{LIKE_THE_GUIDE}\n", 1)
+    book.cells = [cell for cell in book.cells if cell not in skipped]
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    compared = 0
+    for cell, after in zip(book.cells, book.cells[1:], strict=False):
+        wanted = OUTPUT.match(after.source) if cell.cell_type == "code" and after.cell_type == "markdown" else None
+        if wanted is not None:
+            shown, expected = (re.sub(r" +$", "", text, flags=re.MULTILINE) for text in (printed(cell), wanted[1]))
+            assert doctest.OutputChecker().check_output(expected, shown, doctest.ELLIPSIS), f"{cell.source}\n--- prints\n{shown}"
+            compared += 1
+    assert compared >= 3
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_both_languages_have_the_same_cells(build: ModuleType, chapter: str) -> None:
+    english, chinese = (build.notebook(DOCS / language / f"{chapter}.md") for language in ("en", "zh"))
+    assert code(english) == code(chinese)
+    for language, book in (("en", english), ("zh", chinese)):
+        text = (DOCS / language / f"{chapter}.md").read_text(encoding="utf-8")
+        assert len(code(book)) == len(re.findall(r"^```(?:python|bash)$", text, re.MULTILINE))  # none became text
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_answer_is_folded(build: ModuleType, chapter: str) -> None:
+    for language in ("en", "zh"):
+        book = build.notebook(DOCS / language / f"{chapter}.md")
+        text = (DOCS / language / f"{chapter}.md").read_text(encoding="utf-8")
+        answers = re.findall(r"<details>(.*?)</details>", text, re.DOTALL)
+        folded = [cell.source for cell in book.cells if cell.metadata.get("jupyter", {}).get("source_hidden")]
+        assert len(folded) == sum(len(re.findall(r"^```(?:python|bash)$", answer, re.MULTILINE)) for answer in answers)
+        assert not any("<details>" in cell.source for cell in book.cells)
+
+
+def test_a_notebook_is_read_by_jupyter(build: ModuleType, tmp_path: Path) -> None:
+    jupytext.write(build.notebook(DOCS / "en" / "03_autograd.md"), tmp_path / "chapter.ipynb")
+    book = jupytext.read(tmp_path / "chapter.ipynb")
+    assert book.metadata["kernelspec"]["name"] == "python3"
+    assert len(code(book)) >= 4

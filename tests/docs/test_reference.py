@@ -1,0 +1,299 @@
+"""The reference: nothing of the program is missing on the generated pages, and results.json is what its schema says."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_guide import cli
+from lit_guide.data import DataModule
+from lit_guide.data.images import ImagesToPredict
+from lit_guide.data_commands import ACTIONS, DataCLI
+from lit_guide.optim import subclasses
+from lit_guide.parser import ClassifierCLI, Parser
+from tests.conftest import Run
+from tests.docs.test_guide import GUIDE
+
+DOCS = Path(__file__).parents[2] / "docs"
+LANGUAGES = ("en", "zh")
+SCHEMA = json.loads((DOCS / "results.schema.json").read_text(encoding="utf-8"))
+DATA_COMMANDS = tuple(f"data {name}" for name in ACTIONS)
+
+
+class Asked(Exception):  # noqa: N818  # no error
+    """Comes with the parser, in place of parsing."""
+
+
+def keys_of(command: str) -> dict[str, Any]:
+    """Every key that a command takes -> its default, from the parser itself."""
+
+    class Asking(DataCLI if command in DATA_COMMANDS else ClassifierCLI):  # type: ignore[misc]
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            raise Asked(parser)
+
+    with pytest.raises(Asked) as asked:
+        Asking(command, ["--help"])
+    return defaults(asked.value.args[0])
+
+
+def defaults(parser: LightningArgumentParser) -> dict[str, Any]:
+    found = parser.get_defaults(skip_validation=True)
+    linked = {f"model.{name}" for name in ("class_names", "input_shape", "mean", "std", "crop")}  # come from the data
+    return {key: value for key, value in found.items() if key not in linked}
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        patch.delitem(sys.modules, "reference", raising=False)
+        import reference
+
+        yield reference
+
+
+@pytest.fixture(scope="module", params=LANGUAGES)
+def pages(reference: ModuleType, request: pytest.FixtureRequest) -> dict[str, str]:
+    words, texts = reference.WORDS[request.param], reference.helps()
+    return {
+        "commands": reference.commands(words, texts),
+        "keys": reference.keys(words, texts),
+        "api": reference.api(words),
+        "default": words["default"],
+        "all": words["all"],
+    }
+
+
+def section(page: str, title: str) -> str:
+    """The part of a page below a heading, up to the next one."""
+    (found,) = re.findall(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def told(page: str, key: str, word: str) -> str | None:
+    """The default that an entry of the page gives, empty where it gives none; None where there is no entry."""
+    found = re.search(rf"^`--{re.escape(key)}`.*\n: (.*)$|`--{re.escape(key)}`\n: (.*)$", page, re.MULTILINE)
+    if found is None:
+        return None
+    default = re.search(rf"{word} `(.*)`$", found[1] or found[2] or "")
+    return default[1] if default else ""
+
+
+def test_every_command_has_a_section(pages: dict[str, str]) -> None:
+    for command in cli.COMMANDS:
+        assert section(pages["commands"], f"lit-guide {command}").strip()
+    for command in DATA_COMMANDS:
+        assert section(pages["commands"], f"lit-guide {command}").strip()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", *DATA_COMMANDS])
+def test_every_key_of_a_command_has_an_entry_with_its_default(pages: dict[str, str], command: str) -> None:
+    page = pages["keys"] + section(pages["commands"], f"lit-guide {command}")
+    wrong = {}
+    for key, value in keys_of(command).items():
+        top = "model.optimizer" if key.startswith("model.optimizer.") else key  # shown as a whole
+        default = told(page, top, pages["default"])
+        plain = json.dumps(value) if value is None else str(value)
+        if default is None or (default and top == key and isinstance(value, str | int | float | None) and default != plain):
+            wrong[key] = default
+    assert not wrong
+
+
+def test_export_has_all_its_options(pages: dict[str, str], run: Run) -> None:
+    flags = re.findall(r"^  (?:-\w, )?(--[\w.]+)", run("export", "--help").out, re.MULTILINE)
+    entries = section(pages["commands"], "lit-guide export")
+    assert "--formats" in flags
+    assert [flag for flag in flags if f"`{flag}`" not in entries] == []
+
+
+def test_doctor_has_all_its_options(pages: dict[str, str], run: Run) -> None:
+    assert run("doctor", "--help").out.strip() in section(pages["commands"], "lit-guide doctor")
+
+
+def test_every_source_of_data_has_all_its_keys(pages: dict[str, str], reference: ModuleType) -> None:
+    sources = [cls for cls in subclasses(DataModule) if cls.__module__.startswith("lit_guide.") and cls is not ImagesToPredict]
+    concrete = [cls for cls in sources if not getattr(cls, "__abstractmethods__", None)]
+    assert {cls.__name__ for cls in concrete} == set(reference.SOURCES)
+    for cls in concrete:
+        parser = Parser()
+        parser.add_class_arguments(cls, "data")
+        titles = re.findall(r"^### (.*)$", pages["keys"], re.MULTILINE)
+        wanted = [title for title in titles if f"`{cls.__name__}`" in title]
+        there = "".join(section(pages["keys"], title) for title in (*wanted, pages["all"]))
+        missing = [key for key in defaults(parser) if f"\n`--{key}`\n" not in f"\n{there}"]
+        assert not missing, f"{cls.__name__} lacks {missing}"
+
+
+def test_the_api_has_every_public_class_and_function(pages: dict[str, str]) -> None:
+    import lit_guide
+
+    for name in lit_guide.__all__:
+        if callable(getattr(lit_guide, name)):
+            assert section(pages["api"], name).strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_blocks_of_hand_written_pages_run(
+    language: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_dir = Path("runs/digits/2026-01-31_12-00-00")
+    run_dir.parent.mkdir(parents=True)
+    run_dir.symlink_to(trained)
+    for page in ("exit_codes", "results", "run_directory"):
+        for example in GUIDE.parse(DOCS / language / "reference" / f"{page}.md").examples():
+            example.evaluate()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_of_the_run_directory_has_all_files(language: str, own_run: Path, run: Run) -> None:
+    page = (DOCS / language / "reference" / "run_directory.md").read_text(encoding="utf-8")
+    assert run("predict", "--run", own_run, "--accelerator", "cpu").code == 0
+    files = {path.relative_to(own_run).as_posix() for path in own_run.rglob("*") if path.is_file()}
+    assert {name for name in files if f"`{name}`" not in page} == set()
+    rows = json.loads((own_run / "predictions.json").read_text())
+    columns = [*(own_run / "predictions.csv").read_text().splitlines()[0].split(","), *rows[0]]
+    logged = [name.replace("val/", "`val/`").replace("test/", "`test/`") for name in metrics_columns(own_run)]
+    told_of = [name.partition("/`")[0] + "/`" if "/`" in name else f"`{name}`" for name in logged]
+    assert [name for name in (*(f"`{name}`" for name in columns), *told_of) if name not in page] == []
+
+
+def metrics_columns(run_dir: Path) -> list[str]:
+    return (run_dir / "metrics.csv").read_text().splitlines()[0].split(",")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_of_exit_codes_has_all(language: str) -> None:
+    page = (DOCS / language / "reference" / "exit_codes.md").read_text(encoding="utf-8")
+    assert re.findall(r"^`(\d+)`(?::|\uff1a)", page, re.MULTILINE) == ["0", "1", "2", "130", "143"]
+    assert "0 done, 1 the run failed, 2 the command or configuration is wrong, 130 Ctrl-C, 143 SIGTERM" in str(cli.main.__doc__)
+
+
+# results.json
+
+
+def read(run_dir: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((run_dir / "results.json").read_text())
+    return results
+
+
+def faults(results: dict[str, Any]) -> list[str]:
+    return [f"{error.json_path}: {error.message}" for error in Draft202012Validator(SCHEMA).iter_errors(results)]
+
+
+def documented(schema: dict[str, Any], path: str) -> Iterator[str]:
+    """The paths of all keys, such as device.name and exports[].path."""
+    if "$ref" in schema:
+        yield from documented(SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], path)
+    for name, below in schema.get("properties", {}).items():
+        yield (here := f"{path}.{name}".lstrip("."))
+        yield from documented(below, here)
+    if "items" in schema:
+        for choice in schema["items"].get("oneOf", ()):
+            yield from documented(choice, f"{path}[]")
+
+
+def test_the_schema_is_one_and_describes_every_key() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+    def check(schema: Any) -> None:
+        if isinstance(schema, dict):
+            if schema.get("type") == "object":
+                assert schema["additionalProperties"] is False
+                assert all(below["description"] for below in schema["properties"].values())
+            for value in schema.values():
+                check(value)
+        elif isinstance(schema, list):
+            for value in schema:
+                check(value)
+
+    check(SCHEMA)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_key_of_the_schema_is_on_the_page(language: str) -> None:
+    page = (DOCS / language / "reference" / "results.md").read_text(encoding="utf-8")
+    keys = set(documented(SCHEMA, ""))
+    assert {"exports[].sha256", "val.top5", "versions.torch"} <= keys
+    assert sorted(key for key in keys if f"`{key}`" not in page) == []
+    told_of = set(re.findall(r"`((?:versions|device|val|test|exports)(?:\[\])?\.\w+)`", page))
+    assert told_of <= keys
+
+
+def test_results_of_fit_fit_the_schema(trained: Path) -> None:
+    results = read(trained)
+    assert faults(results) == []
+    assert set(results) == set(SCHEMA["properties"])
+
+
+@pytest.mark.slow
+def test_results_of_evaluations_and_exports_fit_the_schema(run: Run, trained: Path, own_run: Path) -> None:
+    for command, sections in (("validate", {"versions", "device", "val"}), ("test", {"versions", "device", "test"})):
+        assert run(command, "--run", trained, "--run_dir", command, "--accelerator", "cpu").code == 0
+        assert set(read(Path(command))) == sections
+        assert faults(read(Path(command))) == []
+    script = ("--formats", "torchscript", "--export.torchscript.method", "script")
+    assert run("export", "--run", trained, "--run_dir", "export", *script).code == 0
+    assert set(read(Path("export"))) == {"exports"}
+    assert faults(read(Path("export"))) == []
+    assert run("test", "--run", own_run, "--accelerator", "cpu").code == 0
+    assert faults(read(own_run)) == []
+
+
+def test_results_of_a_failed_export_fit_the_schema(run: Run, own_run: Path) -> None:
+    (own_run / "export/model.onnx").unlink()
+    (own_run / "export/model.onnx").mkdir()  # nothing can be written under this name
+    assert run("export", "--run", own_run, "--formats", "onnx").code == 1
+    assert "error" in next(entry for entry in read(own_run)["exports"] if entry["format"] == "onnx")
+    assert faults(read(own_run)) == []
+
+
+def test_results_without_checkpoint_validation_and_test_fit_the_schema(run: Run) -> None:
+    fit = ("fit", "--config", "configs/digits.yaml", "--accelerator", "cpu")
+    empty = ("--data.val_fraction", "0", "--data.test_fraction", "0")
+    assert run(*fit, "--trainer.fast_dev_run", "true", "--run_dir", "fast", *empty).code == 0
+    assert read(Path("fast"))["val"] == read(Path("fast"))["test"] == {}
+    assert faults(read(Path("fast"))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("extra", 1),
+        ("device.extra", 1),
+        ("val.extra", 1),
+        ("versions.torch", None),
+        ("epochs", -1),
+        ("seconds", "7"),
+        ("test.accuracy", 1.5),
+        ("test.confusion_matrix", [[0.5]]),
+        ("exports.0.sha256", "x"),
+        ("exports.0.max_abs_diff", 0.1),
+        ("exports.0.error", "and yet a file"),
+        ("exports.1.format", "coreml"),
+        ("exports.2.opset", 20),
+    ],
+)
+def test_the_schema_refuses_what_lit_guide_never_writes(trained: Path, path: str, value: object) -> None:
+    results = read(trained)
+    place: Any = results
+    *parts, last = path.split(".")
+    for part in parts:
+        place = place[int(part)] if part.isdigit() else place[part]
+    place[last] = value
+    assert faults(results)
+
+
+@pytest.mark.parametrize("key", ["device", "steps", "images_per_second", "versions"])
+def test_the_schema_wants_what_belongs_together(trained: Path, key: str) -> None:
+    results = read(trained)
+    del results[key]
+    assert faults(results)

@@ -1,0 +1,165 @@
+"""The guide as a site: it builds without a warning, no link of it is broken, and both languages can be searched."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+LANGUAGES = {"en": "zh", "zh": "en"}  # and the other one
+# The rows of SPEC.md, the topics of the handbook.
+ROWS = ["S1.1", "S1.2", "S2.1", "S2.2", "S3.1", "S3.2", "S4.1", "S4.2", "S5.1", "S5.2", "S6.1", "S6.2", "S7.1", "S7.2", "S7.3"]
+# The build, where every connection fails.
+NO_NETWORK = """
+import runpy, socket, sys
+def refuse(self, address):
+    raise OSError(f"the build connects to {address}")
+socket.socket.connect = socket.socket.connect_ex = refuse
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Page(HTMLParser):
+    """The links, the places that links can lead to, and the switch of a page."""
+
+    path: Path
+    links: list[str] = field(default_factory=list)
+    resources: list[str] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    switch: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.feed(self.path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids |= {given[name] for name in ("id", "name") if name in given and tag != "meta"}
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+            self.switch += [given["href"]] if "hreflang" in given else []
+        if tag == "link" and given.get("rel") in ("stylesheet", "icon", "preload"):
+            self.resources.append(given["href"])
+        if "src" in given:
+            self.resources.append(given["src"])
+
+
+@cache
+def page(path: Path) -> Page:
+    return Page(path)
+
+
+def build(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", NO_NETWORK, str(DOCS / "build.py"), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}, check=False)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = build(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def pages(site: Path) -> list[Page]:
+    found = [page(path) for language in LANGUAGES for path in sorted((site / language).rglob("*.html"))]
+    assert len(found) >= 2 * 19
+    return found
+
+
+def broken(where: Path, link: str) -> bool:
+    """Whether a link of a page or notebook leads to a file, or a place in a page, that is not there."""
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc:
+        return False
+    target = (where.parent / unquote(parts.path)).resolve() if parts.path else where
+    if not target.is_file():
+        return True
+    return bool(parts.fragment) and target.suffix == ".html" and unquote(parts.fragment) not in page(target).ids | {"", "top"}
+
+
+def test_no_internal_link_is_broken(site: Path) -> None:
+    wrong = {f"{p.path.relative_to(site)}: {link}" for p in pages(site) for link in p.links if broken(p.path, link)}
+    assert sorted(wrong) == []
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    for p in pages(site):
+        assert p.resources
+        assert [one for one in p.resources if urlsplit(one).netloc or broken(p.path, one)] == []
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(?:https?:)?//|@import [\"']http", sheet.read_text(encoding="utf-8"))
+
+
+def test_every_page_has_its_switch_to_the_same_page(site: Path) -> None:
+    for p in pages(site):
+        language, name = p.path.relative_to(site).parts[0], p.path.relative_to(site).parts[1:]
+        (link,) = p.switch
+        assert (p.path.parent / link).resolve() == (site / LANGUAGES[language]).joinpath(*name).resolve()
+
+
+def test_every_chapter_leads_to_its_notebook_and_no_link_of_a_notebook_is_broken(site: Path) -> None:
+    for language in LANGUAGES:
+        chapters = sorted(path.stem for path in (DOCS / language).glob("[0-9]*.md"))
+        assert len(chapters) == 10
+        for chapter in chapters:
+            assert f"../notebooks/{language}/{chapter}.ipynb" in page(site / language / f"{chapter}.html").links
+            path = site / "notebooks" / language / f"{chapter}.ipynb"
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+            prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "``", text, flags=re.MULTILINE | re.DOTALL)
+            links = re.findall(r"\]\(([^)\s]+)\)", prose)
+            assert links, path.name
+            assert [link for link in links if not link.startswith("#") and broken(path, link)] == []
+
+
+def test_both_languages_have_the_same_pages_and_all_are_in_the_list(site: Path) -> None:
+    names = {path.relative_to(site / "en") for path in (site / "en").rglob("*.html")}
+    assert names == {path.relative_to(site / "zh") for path in (site / "zh").rglob("*.html")}
+    for language in LANGUAGES:
+        listed = {link.partition("#")[0] for link in page(site / language / "index.html").links}
+        made = {"index.html", "search.html"}
+        assert {name.as_posix() for name in names} - made <= listed
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_row_of_the_handbook_has_its_anchor(site: Path, language: str) -> None:
+    anchors = {id for path in (site / language).glob("[0-9]*.html") for id in page(path).ids}
+    assert [row for row in ROWS if row.lower().replace(".", "-") not in anchors] == []
+
+
+@pytest.mark.parametrize(
+    ("language", "word", "chapter"),
+    [
+        ("en", "gradient", "03_autograd"),
+        ("zh", "梯度", "03_autograd"),
+        ("zh", "检查", "10_your_own"),
+        ("zh", "onnx", "08_export"),
+    ],
+)
+def test_the_search_index_finds_a_word(site: Path, language: str, word: str, chapter: str) -> None:
+    text = (site / language / "searchindex.js").read_text(encoding="utf-8")
+    index = json.loads(re.sub(r"^Search\.setIndex\((.*)\)$", r"\1", text.strip()))
+    found = index["terms"].get(word, []), index["titleterms"].get(word, [])
+    documents = {index["docnames"][i] for hits in found for i in (hits if isinstance(hits, list) else [hits])}
+    assert chapter in documents
+
+
+def test_a_second_build_changes_nothing(site: Path) -> None:
+    files = [path for path in site.rglob("*") if path.suffix in (".html", ".ipynb", ".js")]
+    before = {path: path.read_bytes() for path in files if "doctrees" not in path.parts}
+    assert build(site).returncode == 0
+    assert [path for path, content in before.items() if path.read_bytes() != content] == []
