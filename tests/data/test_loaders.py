@@ -45,3 +45,9 @@ def test_f20_each_rank_evaluates_as_many_batches_and_together_each_sample_once(r
             assert loaders[0].batch_size <= size + 3, (count, size)
             if count % ranks == 0:
                 assert loaders[0].batch_size == size
+
+
+def test_a_rank_may_have_no_sample_to_evaluate() -> None:
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    split = Split(DigitsData().samples(training=False), torch.arange(1))
+    assert list(evaluation_loader(split, 64, trainer, workers=0).batch_sampler) == [[0]]
