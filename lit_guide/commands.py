@@ -49,6 +49,8 @@ def fit(args: list[str]) -> None:
         if trainer.is_global_zero and (go_on := runs.how_to_go_on(run_dir)):
             print(f"Saved {runs.LAST.name}. {go_on}")
         raise
+    finally:
+        runs.leave_run_dir()
 
 
 def _fit(cli: ClassifierCLI) -> None:
