@@ -22,7 +22,8 @@ def expand(command: str, args: list[str]) -> tuple[list[str], Path | None]:
         if run is None:
             raise ConfigError("--resume true goes on with one run, or starts it: say where it is with --run_dir DIR.")
         if (Path(run) / runs.LAST).is_file():
-            args = without(without(args, "--run_dir"), "--resume")
+            # A --ckpt_path is where the run began: it has come further.
+            args, given = without(without(without(args, "--run_dir"), "--resume"), "--ckpt_path"), None
         else:
             run = None
     if given in ("last", "best"):

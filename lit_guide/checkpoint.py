@@ -52,7 +52,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(hyper_parameters, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of LitClassifier: it has no hyper_parameters.{_alternative(path)}")
-    fault = _fault_in(hyper_parameters)
+    try:
+        fault = _fault_in(hyper_parameters)
+    except RecursionError:
+        fault = "its hyperparameters are nested too deeply"
     if fault:
         raise UserError(f"{path} was refused: {fault}. Nothing that it names was imported.")
     loaded: dict[str, Any] = checkpoint

@@ -158,7 +158,7 @@ def leaving_at_ctrl_c() -> Iterator[None]:
 
 def quiet_lightning() -> None:
     """Silence Lightning's advertising, what it says of its own workings, and hints that do not apply here."""
-    for module in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+    for module in ("pytorch.utilities.rank_zero", *(f"fabric.utilities.{name}" for name in ("rank_zero", "seed", "distributed"))):
         logging.getLogger(f"lightning.{module}").addFilter(lambda record: not record.getMessage().startswith(CHATTER))
     for message in UNFIT_WARNINGS:
         warnings.filterwarnings("ignore", message)

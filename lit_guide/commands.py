@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch import distributed
 
 from lit_guide import runs
@@ -38,17 +39,18 @@ def fit(args: list[str]) -> None:
     if trainer.is_global_zero:
         # Weights and two Adam moments in best, last and the one being written; best.safetensors, three exports; 4 bytes each.
         runs.check_space(run_dir, needed=4 * (3 * 3 + 1 + 3) * sum(p.numel() for p in model.parameters()))
+        (run_dir / runs.WEIGHTS).unlink(missing_ok=True)  # of a best model that this training may surpass
         cli.save_config()
         print(f"Run directory: {run_dir}")
-    cli.stop.install()
     try:
-        _fit(cli)
+        with cli.stop.installed():
+            _fit(cli)
     except (KeyboardInterrupt, Stopped):
         if trainer.is_global_zero and (go_on := runs.how_to_go_on(run_dir)):
             print(f"Saved {runs.LAST.name}. {go_on}")
         raise
     finally:
-        cli.stop.uninstall()
+        runs.leave_run_dir()
 
 
 def _fit(cli: ClassifierCLI) -> None:
@@ -56,8 +58,8 @@ def _fit(cli: ClassifierCLI) -> None:
     trainer, run_dir, started = cli.trainer, cli.run_dir, time.perf_counter()
     _run(cli, trainer.fit)
     if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
-        print(f"Nothing was left to train: set --trainer.max_epochs above {trainer.current_epoch} to train on.")
-    best = best_checkpoint(trainer)
+        print(f"Nothing was left to train: {_limit(trainer)} to train on.")
+    best = trainer.strategy.broadcast(best_checkpoint(trainer))  # one process writes it: the others would not see it yet
     if best is None and trainer.is_global_zero:
         print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
     val: dict[str, Any] = {}
@@ -86,10 +88,19 @@ def _fit(cli: ClassifierCLI) -> None:
             "test": test,
         },
     )
-    print_closing(run_dir, results)
     if best is not None:
         write_weights(read_checkpoint(best), run_dir / runs.WEIGHTS)
+    print_closing(run_dir, results)
     _raise_for_exports(results.get("exports", []), run_dir)
+
+
+def _limit(trainer: Trainer) -> str:
+    """What to do about the limit that ended this run."""
+    if trainer.global_step == trainer.max_steps:
+        return f"set --trainer.max_steps above {trainer.max_steps}"
+    if trainer.current_epoch == trainer.max_epochs:
+        return f"set --trainer.max_epochs above {trainer.max_epochs}"
+    return "set --trainer.max_time, which counts the run from its start, to more"
 
 
 def validate(args: list[str]) -> None:
@@ -107,7 +118,8 @@ def predict(args: list[str]) -> None:
     cli = ClassifierCLI("predict", args)
     gather = Gather()
     cli.trainer.callbacks.append(gather)  # type: ignore[attr-defined]  # Lightning sets it
-    _run(cli, cli.trainer.predict, ckpt_path=cli.ckpt_path, return_predictions=False)
+    with cli.stop.installed():
+        _run(cli, cli.trainer.predict, ckpt_path=cli.ckpt_path, return_predictions=False)
     if not cli.trainer.is_global_zero:
         return
     names, classes = cli.datamodule.sample_names("test"), cli.datamodule.class_names
@@ -202,6 +214,8 @@ def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
+        if "in loading state_dict" in str(error):
+            raise UserError(f"{kwargs['ckpt_path']}: its weights do not fit the network it names: {error}") from None
         told = explain_failure(error, cli.trainer, cli.datamodule)
         if told is None:
             raise
@@ -210,7 +224,8 @@ def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
 
 def _evaluate(command: str, section: str, args: list[str]) -> None:
     cli = ClassifierCLI(command, args)
-    _run(cli, getattr(cli.trainer, command), verbose=cli.config.verbose)
+    with cli.stop.installed():
+        _run(cli, getattr(cli.trainer, command), verbose=cli.config.verbose)
     if not cli.trainer.is_global_zero:
         return
     metrics = _metrics(cli)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lit_guide.attempts import PRECISIONS
 from lit_guide.errors import ConfigError, UserError, warn
+from lit_guide.machine import usable_cores
 
 PACKAGE = __name__.split(".")[0]
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
@@ -37,6 +38,8 @@ def fit_to_machine(config: Namespace) -> None:
         ConfigError: what is asked for is not there or does not fit; the message says what is there.
     """
     trainer = config.trainer
+    if trainer.get("barebones"):
+        raise ConfigError("--trainer.barebones true takes away the checkpoints and metrics that a run is made of: leave it out.")
     if not isinstance(trainer.accelerator, str):
         return
     kind = _kind(trainer.accelerator)
@@ -62,7 +65,7 @@ def what_is_there() -> str:
     """The devices of this machine, in a sentence."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     mps = ["Apple GPU (mps)"] if MPSAccelerator.is_available() else []
-    return f"This machine has {os.cpu_count()} CPU cores and {', '.join(gpus + mps) or 'no GPU that torch can use'}."
+    return f"This machine has {usable_cores()} CPU cores and {', '.join(gpus + mps) or 'no GPU that torch can use'}."
 
 
 def misfit(message: str) -> ConfigError:
@@ -114,7 +117,7 @@ def _kind(accelerator: str) -> str:
 
 def _count(devices: Any, kind: str) -> int:
     """How many devices of this kind are meant."""
-    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, max(2, os.cpu_count() or 1))
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, max(2, usable_cores()))
     text = str(devices).strip("[] ")
     if text == "auto" or (text == "-1" and kind != "cpu"):
         return 1 if kind == "cpu" else there

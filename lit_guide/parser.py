@@ -117,8 +117,9 @@ class ClassifierCLI(LightningCLI):
             parser.set_defaults(_as_defaults(self.checkpoint["hyper_parameters"], training=self.command == "fit"))
         self.config = parser.parse_args(args)
         fit_to_machine(self.config)
-        for key in ("ckpt_path", "run"):
-            if self.config.get(key) != last_value(args, f"--{key}"):
+        for key in ("ckpt_path", "run", "resume"):
+            value, typed = self.config.get(key), last_value(args, f"--{key}")
+            if value not in (None, False, typed) and (typed is None or key != "resume"):
                 raise ConfigError(f"{key} stands in a configuration file, but it belongs to one call: give it as --{key}.")
         if self.continued is not None and self.config.run_dir is not None:
             raise ConfigError("--run goes on in that run's own directory: leave --run_dir out, or give --ckpt_path FILE instead.")
@@ -175,12 +176,13 @@ class ClassifierCLI(LightningCLI):
             check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
         if self.continued is not None:
             self.run_dir = self.continued
+            runs.enter_run_dir(self.run_dir)
         elif fit:
             self.run_dir = runs.claim_run_dir(self.config.run_dir, self.config.name, self.config.resume)
         else:
             self.run_dir = self._results_dir()
         settings, going_on = self.config.trainer, self.continued is not None
-        self.callbacks: list[Callback] = [self.stop, Throughput()] if fit else [Throughput()]
+        self.callbacks: list[Callback] = [self.stop, Throughput()]
         if settings.enable_progress_bar is not False:
             self.callbacks.append(ProgressBar())
         if fit and settings.enable_model_summary is not False:
@@ -192,7 +194,8 @@ class ClassifierCLI(LightningCLI):
             monitor = "val/loss" if self.validated else "train/loss"
             self.callbacks.append(BestCheckpoint(self.run_dir, going_on, monitor))
             start = int((self.checkpoint or {}).get("global_step", 0))
-            self.callbacks.append(LastCheckpoint(self.run_dir, self.stop, self.config.checkpoint.every_n_steps, start))
+            every = self.config.checkpoint.every_n_steps
+            self.callbacks.append(LastCheckpoint(self.run_dir, self.stop, every, start, self.validated))
         self.trainer_defaults = {"callbacks": self.callbacks}
         given = self.config_init.trainer.get("logger")
         extra = [] if given in (None, True, False) else given if isinstance(given, list) else [given]

@@ -15,6 +15,11 @@ from typing import Any
 
 from lit_guide.errors import ConfigError, UserError, is_first
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a run directory is not locked
+    fcntl = None  # type: ignore[assignment]
+
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
 WEIGHTS = Path("checkpoints") / "best.safetensors"
@@ -24,10 +29,52 @@ STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "
 # Lightning starts the other processes of a DDP run with our environment: they share the first one's directory through it.
 RUN_DIR_VARIABLE = "LIT_GUIDE_CURRENT_RUN_DIR"
 
+_held = contextlib.ExitStack()  # the lock on the run directory that this process trains in
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_held.close)  # a loader process that outlives a killed run must not hold it
+
 
 def started_by_lightning() -> bool:
     """Whether the first process of this run started this one."""
     return RUN_DIR_VARIABLE in os.environ and not is_first()
+
+
+def enter_run_dir(path: Path) -> None:
+    """Take a run directory for this run alone, until it is over or killed, and tell the processes that Lightning will start.
+
+    The lock is on the directory itself, so that nothing is left behind. It holds among the processes of this machine.
+
+    Raises:
+        ConfigError: another run trains in it.
+    """
+    if is_first():
+        os.environ[RUN_DIR_VARIABLE] = str(path)
+    if fcntl is None or not _is_first_of_all():
+        return
+    _held.close()
+    with contextlib.suppress(OSError):  # a file system without locks
+        directory = os.open(path, os.O_RDONLY)
+        _held.callback(os.close, directory)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            leave_run_dir()
+            raise ConfigError(f"{path} is in use: a run that goes on is training there. Wait for it, or stop it first.") from None
+
+
+def leave_run_dir() -> None:
+    """Let go of it."""
+    _held.close()
+    os.environ.pop(RUN_DIR_VARIABLE, None)
+
+
+def _is_first_of_all() -> bool:
+    """Whether this is the first process of the run, over all machines, by the variables in which Lightning looks for that."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            # Without torchrun or SLURM, LOCAL_RANK and NODE_RANK count together.
+            return os.environ[name] == "0" and (name != "LOCAL_RANK" or os.environ.get("NODE_RANK", "0") == "0")
+    return os.environ.get("NODE_RANK", "0") == "0"
 
 
 def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
@@ -48,20 +95,20 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
     if started_by_lightning():
         return Path(os.environ[RUN_DIR_VARIABLE])
     size = os.environ.get("SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE", "1")
-    if run_dir is None and size != "1":
-        raise ConfigError("Under torchrun or SLURM every process must use one directory: give it with --run_dir DIR.")
+    if run_dir is None and (size != "1" or {"MASTER_ADDR", "NODE_RANK"} <= set(os.environ)):
+        raise ConfigError("On several machines and under torchrun or SLURM every process must use one directory: --run_dir DIR.")
     if len(Path(name).parts) != 1 or name in (".", ".."):
         raise ConfigError(f"--name {name!r} must be a plain name: it becomes runs/<name>/<timestamp>.")
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     path = Path(run_dir) if run_dir is not None else RUNS / name / stamp
     path = path.absolute()
-    # The order in which Lightning looks for the rank of a process that somebody else started.
-    if next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), "0") != "0":
+    if not _is_first_of_all():
+        enter_run_dir(path)
         return path
     for attempt in range(1, 100):
         try:
             path.mkdir(parents=True, exist_ok=run_dir is not None)
-            if {file.name for file in path.iterdir()} - (STARTED if resume else set()):
+            if {file.name for file in path.iterdir()} - (STARTED if resume else set()) or (path / LAST).exists():
                 raise FileExistsError
             # Two runs may both find an empty directory; only one of them can make this one in it.
             (path / "checkpoints").mkdir(exist_ok=resume)
@@ -78,13 +125,13 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
                 f"The run directory {path} can't be made: {error.strerror}. Give another one with --run_dir DIR."
             ) from None
     check_space(path)
-    os.environ[RUN_DIR_VARIABLE] = str(path)
+    enter_run_dir(path)
     return path
 
 
 def release_run_dir(path: Path) -> None:
     """Remove the directory of a run that never started, if it is still empty."""
-    os.environ.pop(RUN_DIR_VARIABLE, None)
+    leave_run_dir()
     with contextlib.suppress(OSError):
         (path / "checkpoints").rmdir()
         path.rmdir()

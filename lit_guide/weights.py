@@ -1,5 +1,6 @@
 """The best weights as .safetensors: a file to share, which can hold no code."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +34,8 @@ def write_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
         partial.write_bytes(safetensors.torch.save(weights, about))
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that can only be read
+            partial.unlink(missing_ok=True)
         raise UserError(f"{path} can't be written: {error.strerror}. The checkpoint is safe.") from None
 
 

@@ -16,8 +16,9 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from torch.optim import SGD, Adam, AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_guide.devices import fit_to_machine
+from lit_guide.devices import fit_to_machine, what_is_there
 from lit_guide.errors import ConfigError, UserError
+from lit_guide.machine import usable_cores
 from lit_guide.model import LitClassifier
 from lit_guide.optim import WarmupCosine
 
@@ -68,7 +69,7 @@ def test_f22_a_command_that_does_not_fit_exits_2_in_a_line(run: Run, args: list[
     assert outcome.code == 2
     (line,) = outcome.err.splitlines()
     assert words in line
-    assert f"This machine has {os.cpu_count()} CPU cores and no GPU that torch can use. {DOCTOR}" in line
+    assert f"This machine has {usable_cores()} CPU cores and no GPU that torch can use. {DOCTOR}" in line
     assert line.endswith(DOCTOR)
     assert not Path("runs").exists()
 
@@ -412,3 +413,22 @@ def test_all_flags_at_once_in_two_processes(tmp_path: Path) -> None:
     assert results["test"]["accuracy"] > 0.8
     assert [entry["format"] for entry in results["exports"]] == ["torchscript"]
     assert results["exports"][0]["max_abs_diff"] < 1e-4
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say which cores are ours")
+def test_the_cores_that_are_there_are_those_this_process_may_use() -> None:
+    all_of_them = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(all_of_them)})
+        assert what_is_there().startswith("This machine has 1 CPU cores")
+        with pytest.raises(ConfigError, match="--devices 3: there are 2 CPU cores to use at most"):
+            fit_to_machine(settings(devices="3"))
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+
+
+def test_barebones_is_refused_in_plain_words(run: Run) -> None:
+    outcome = run("fit", *DIGITS, "--trainer.barebones", "true")
+    assert outcome.code == 2
+    told = "takes away the checkpoints and metrics that a run is made of: leave it out."
+    assert outcome.err == f"{PREFIX}--trainer.barebones true {told}\n"

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -15,7 +16,9 @@ from lit_guide.errors import ConfigError, UserError
 from lit_guide.runs import (
     RUN_DIR_VARIABLE,
     claim_run_dir,
+    enter_run_dir,
     find_run,
+    leave_run_dir,
     release_run_dir,
     update_results,
 )
@@ -24,7 +27,8 @@ from lit_guide.runs import (
 @pytest.fixture(autouse=True)
 def single_process(monkeypatch, tmp_path):
     """No launcher's variables, and an empty current directory."""
-    for name in (RUN_DIR_VARIABLE, "RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"):
+    launchers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+    for name in (RUN_DIR_VARIABLE, *launchers):
         monkeypatch.setenv(name, "")  # delenv alone would not undo what claim_run_dir sets
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -230,6 +234,109 @@ def test_under_slurm_the_other_tasks_get_the_first_ones_directory(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_PROCID", "1")
     assert claim_run_dir("shared", "digits") == Path.cwd() / "shared"
+
+
+def test_on_the_second_machine_of_two_the_first_process_takes_the_given_directory_and_tells_its_others(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    monkeypatch.setenv("NODE_RANK", "1")
+    with pytest.raises(ConfigError, match="--run_dir"):
+        claim_run_dir(None, "digits")
+    Path("shared/checkpoints").mkdir(parents=True)  # the first machine was here
+    assert claim_run_dir("shared", "digits") == Path.cwd() / "shared"
+    monkeypatch.setenv("LOCAL_RANK", "0")  # as it may be started too
+    assert claim_run_dir("shared", "digits") == Path.cwd() / "shared"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert runs.started_by_lightning()
+
+
+# Two at once
+
+GOES_ON = """
+import sys
+from pathlib import Path
+from lit_guide.errors import ConfigError
+from lit_guide.runs import enter_run_dir
+try:
+    enter_run_dir(Path("run"))
+    print("in", flush=True)
+    sys.stdin.read()
+except ConfigError as error:
+    print(error, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def another_run_in_it(**variables):
+    """A process that goes on with the run in run/ and says whether it may."""
+    command = [sys.executable, "-c", GOES_ON]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | variables
+    ) as process:
+        try:
+            yield process, process.stdout.readline()
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock on directories")
+def test_f25_a_run_that_another_process_goes_on_with_is_refused_until_that_one_is_killed():
+    Path("run/checkpoints").mkdir(parents=True)
+    with another_run_in_it() as (process, said):
+        assert said == "in\n"
+        with pytest.raises(ConfigError, match=r"run is in use: .*stop it first"):
+            enter_run_dir(Path("run"))
+        assert RUN_DIR_VARIABLE not in os.environ
+        with pytest.raises(ConfigError, match="in use"):
+            claim_run_dir("run", "digits", resume=True)
+        process.kill()
+        process.wait()
+        enter_run_dir(Path("run"))
+    assert os.environ[RUN_DIR_VARIABLE] == "run"
+    assert list(files_below(Path("run"))) == ["checkpoints"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock on directories")
+def test_f25_a_run_is_held_from_its_start_to_its_end_and_by_its_first_process_alone():
+    claim_run_dir("run", "digits")
+    for variables, may in [({}, False), ({"RANK": "1"}, True), ({"LOCAL_RANK": "1"}, True), ({"NODE_RANK": "1"}, True)]:
+        with another_run_in_it(**variables) as (_, said):
+            assert (said == "in\n") is may, variables
+    enter_run_dir(Path("run"))  # the same process may go on
+    leave_run_dir()
+    with another_run_in_it() as (_, said):
+        assert said == "in\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_that_outlives_the_run_does_not_hold_it():
+    Path("run").mkdir()
+    enter_run_dir(Path("run"))
+    wait, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(wait, 1)
+        os._exit(0)
+    leave_run_dir()
+    with another_run_in_it() as (_, said):
+        assert said == "in\n"
+    os.write(end, b"x")
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock on directories")
+def test_a_file_system_without_locks_takes_a_run(monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(runs.fcntl, "flock", flock)
+    assert claim_run_dir("run", "digits").is_dir()
+
+
+def test_f25_resume_does_not_start_anew_where_there_is_a_checkpoint():
+    (claim_run_dir("run", "digits") / runs.LAST).write_bytes(b"precious")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        claim_run_dir("run", "digits", resume=True)
+    assert Path("run", runs.LAST).read_bytes() == b"precious"
 
 
 # Giving back

@@ -86,6 +86,27 @@ def test_f09_a_header_that_names_code_is_refused(shared: Path) -> None:
         load_classifier(rewritten(shared, hyper_parameters=json.dumps(hyper_parameters)))
 
 
+def test_f06_f09_a_header_nested_without_end_is_refused(shared: Path) -> None:
+    hyper_parameters = read_checkpoint(shared)["hyper_parameters"] | {"crop": "HERE"}
+    header = json.dumps(hyper_parameters).replace('"HERE"', "[" * 500 + "]" * 500)
+    with pytest.raises(UserError, match="was refused: its hyperparameters are nested too deeply"):
+        load_classifier(rewritten(shared, hyper_parameters=header))
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_f06_a_missing_weight_is_named_by_the_test_command(run: Run, trained: Path, suffix: str) -> None:
+    checkpoint, path = read_checkpoint(trained / "checkpoints/best.ckpt"), Path(f"less.{suffix}")
+    del checkpoint["state_dict"]["network.body.features.0.weight"]
+    if suffix == "ckpt":
+        torch.save(checkpoint, path)
+    else:
+        write_weights(checkpoint, path)
+    done = run("test", *DIGITS, "--ckpt_path", str(path), "--run_dir", "less")
+    assert done.code == 1
+    assert f"{path}: its weights do not fit the network" in done.err
+    assert "network.body.features.0.weight" in done.err
+
+
 def test_tied_and_channels_last_weights_are_written(tmp_path: Path, trained: Path) -> None:
     checkpoint = read_checkpoint(trained / "checkpoints/best.ckpt")
     filter_OIHW = torch.rand(4, 3, 5, 5).to(memory_format=torch.channels_last)

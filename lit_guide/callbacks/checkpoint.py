@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import distributed
@@ -42,22 +43,29 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """last.ckpt: where a run goes on, exactly. Saved when an epoch ends, every so many steps, and when the run is stopped.
 
-    It is saved only where Lightning comes back to the same place: not between the last batch of an epoch and its end, not before
-    a validation in the middle of an epoch, and not while gradients are accumulated. What was due then is saved at the next batch.
+    It is saved only where Lightning comes back to the same place: after a step and the validation that follows it, and at an
+    epoch's last batch when the epoch has ended; not while gradients are accumulated. What is due earlier waits for that.
 
     Args:
         run_dir: the run directory.
         stop: tells when to stop.
         every_n_steps: optimizer steps between two saves in the middle of an epoch; None: only when it ends.
         start: the step that the run goes on from, as this process sees it.
+        validated: whether there is anything to validate on.
     """
 
-    def __init__(self, run_dir: Path, stop: Stop, every_n_steps: int | None = None, start: int = 0) -> None:
+    def __init__(
+        self, run_dir: Path, stop: Stop, every_n_steps: int | None = None, start: int = 0, validated: bool = True
+    ) -> None:
         self.path = run_dir / "checkpoints" / "last.ckpt"
-        self.stop, self.every_n_steps, self.start = stop, every_n_steps, start
+        self.stop, self.every_n_steps, self.start, self.validated = stop, every_n_steps, start, validated
         self._due = False
+        self._held = False  # the run is to end, but gradients are being accumulated
+        self._saved = -1  # the batch, counted over all epochs, after which last.ckpt was saved
         self._max_steps = -1
-        self._plateau: float | None = None  # what ReduceLROnPlateau is told after the epoch's checkpoint
+        # What a checkpoint knows and Lightning does not restore: schedules and callbacks look at the last validation's loss.
+        self._val_loss: float | None = None
+        self._plateau_due = False  # ReduceLROnPlateau is told after the epoch's checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that all processes go on from the same place: a directory may be shared by none, or lag behind on one machine.
@@ -84,36 +92,34 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish what the checkpoint was too early for; stop here if that is wished for already."""
         trainer.fit_loop.epoch_loop.max_steps = self._max_steps
-        if self._plateau is not None:
-            for config in trainer.lr_scheduler_configs:
-                if config.reduce_on_plateau:
-                    config.scheduler.step(self._plateau)  # type: ignore[arg-type]  # ReduceLROnPlateau takes a metric
-            self._plateau = None
+        if self._val_loss is not None:
+            trainer.callback_metrics["val/loss"] = torch.tensor(self._val_loss)
+        if self._plateau_due:
+            self._plateau_due = False
+            _step_plateau(trainer)
         self._stop_if_agreed(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if it is time to and the place is right."""
-        stopping, step, ahead = self.stop.vote(trainer), trainer.global_step, batch_idx + 1
-        accumulating = ahead % trainer.accumulate_grad_batches != 0
-        if self.every_n_steps and not accumulating and step % self.every_n_steps == 0:
+        stopping = self.stop.vote(trainer)
+        if self.every_n_steps and not _accumulating(trainer) and trainer.global_step % self.every_n_steps == 0:
             self._due = True
-        # The run ends here, but this epoch does not: it can be gone on with.
-        ending = trainer.should_stop or step == trainer.max_steps
-        validates = trainer.val_check_batch is not None and ahead % trainer.val_check_batch == 0
-        if (self._due or stopping or ending) and not (accumulating or validates or trainer.is_last_batch):
-            self._save(trainer)
-            if stopping:
-                raise Stopped(stopping)
+        self._between_batches(trainer, stopping, after_all=not self._validates(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise, in the middle of an epoch."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
+            self._between_batches(trainer, self.stop.vote(trainer, at_once=True))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save a whole epoch; one that was broken off is saved already."""
         if trainer.is_last_batch:
-            if any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs):
-                metric = trainer.callback_metrics.get("val/loss")
-                self._plateau = None if metric is None else float(metric)
+            self._plateau_due = True
             self._save(trainer)
-            self._plateau = None
-            self._stop_if_agreed(trainer, saved=True)
+            self._plateau_due = False
+            if trainer.fit_loop.restarting:  # Lightning leaves it out in an epoch that goes on from its middle
+                _step_plateau(trainer)
+            self._stop_if_agreed(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that ends before its first validation has one model only: it is the best one too."""
@@ -121,29 +127,70 @@ class LastCheckpoint(Checkpoint):
         if not best.best_model_path and trainer.global_step:
             best.best_model_path = str(self.path.with_name("best.ckpt"))
             self._save(trainer, Path(best.best_model_path))
+        self._stop_if_agreed(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note how much of metrics.csv the checkpoint has seen."""
+        """Note how much of metrics.csv the checkpoint has seen, and what is still to be done for the epoch."""
         checkpoint["metrics_rows"] = sum(logger.rows for logger in trainer.loggers if isinstance(logger, MetricsCSV))
+        loss = trainer.callback_metrics.get("val/loss")
+        checkpoint["val_loss"] = None if loss is None else float(loss)
+        checkpoint["plateau_due"] = self._plateau_due
 
-    def state_dict(self) -> dict[str, Any]:
-        """What is still to be done for the epoch."""
-        return {"plateau": self._plateau}
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take that over; a checkpoint of plain Lightning has none of it."""
+        self._val_loss, self._plateau_due = checkpoint.get("val_loss"), checkpoint.get("plateau_due", False)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Likewise."""
-        self._plateau = state_dict["plateau"]
+    def _validates(self, trainer: Trainer) -> bool:
+        """Whether Lightning validates after this batch because it is its turn, and not for the run's end."""
+        loop, every = trainer.fit_loop, trainer.check_val_every_n_epoch
+        if not self.validated or trainer.val_check_batch is None or (every and (trainer.current_epoch + 1) % every):
+            return False
+        return ((loop.batch_idx if every else loop.total_batch_idx) + 1) % trainer.val_check_batch == 0
 
-    def _stop_if_agreed(self, trainer: Trainer, saved: bool = False) -> None:
+    def _between_batches(self, trainer: Trainer, stopping: int, after_all: bool = True) -> None:
+        """Save and stop where that is due; `after_all`: what belongs to the batch is done."""
+        if _accumulating(trainer):
+            self._held, trainer.should_stop = self._held or trainer.should_stop, False
+            return
+        if self._held:
+            self._held, trainer.should_stop = False, True
+        if trainer.is_last_batch or not after_all:
+            return
+        # The run ends here, but this epoch does not: it can be gone on with.
+        ending = _may_end(trainer) or trainer.global_step == trainer.max_steps
+        if (self._due or stopping or ending) and self._saved != trainer.fit_loop.total_batch_idx:
+            self._save(trainer)
+        if stopping:
+            raise Stopped(stopping)
+
+    def _stop_if_agreed(self, trainer: Trainer) -> None:
         if number := self.stop.vote(trainer, at_once=True):
-            if not saved:
+            if self._saved < 0:
                 self._save(trainer)
             raise Stopped(number)
 
     def _save(self, trainer: Trainer, path: Path | None = None) -> None:
-        self._due = False
+        self._due, self._saved = False, trainer.fit_loop.total_batch_idx
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
             trainer.save_checkpoint(path or self.path, weights_only=False)
+
+
+def _accumulating(trainer: Trainer) -> bool:
+    """Whether the optimizer's step is still to come, after this batch."""
+    return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+
+
+def _may_end(trainer: Trainer) -> bool:
+    """Whether something such as early stopping or the time limit ends the run, and no minimum stands against it."""
+    whole = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+    return trainer.should_stop and whole
+
+
+def _step_plateau(trainer: Trainer) -> None:
+    loss = trainer.callback_metrics.get("val/loss")
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and loss is not None:
+            config.scheduler.step(float(loss))  # type: ignore[arg-type]  # ReduceLROnPlateau takes a metric
 
 
 def best_checkpoint(trainer: Trainer) -> Path | None:

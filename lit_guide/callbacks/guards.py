@@ -208,7 +208,7 @@ def _check_unused(trainer: Trainer, module: LightningModule) -> None:
 def _images(trainer: Trainer, steps: Iterable[Step]) -> str:
     """The first images of these batches, and how many more there are."""
     batch_names = getattr(getattr(trainer, "datamodule", None), "batch_names", None)
-    if batch_names is None or getattr(trainer, "overfit_batches", False):  # those are drawn by a sampler of Lightning's
+    if batch_names is None:
         return "the loader does not say which"
     return joined([name for step in steps for name in batch_names(step.epoch, step.batch)], ", ", most=10)
 

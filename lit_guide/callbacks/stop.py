@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +20,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 class Stop(Callback):
     """Turns a signal into the wish to stop after a whole step, on which all processes of the run agree.
 
-    `LastCheckpoint` saves then, and raises `Stopped`. Where nothing is being trained, and at a second Ctrl-C, a signal raises
-    `Stopped` at once.
+    `LastCheckpoint` saves then, and raises `Stopped`; in a run that saves nothing this callback does. Where nothing is being
+    trained, and at a second Ctrl-C, a signal raises `Stopped` at once.
     """
 
     def __init__(self) -> None:
@@ -29,6 +31,15 @@ class Stop(Callback):
         self._before: dict[int, Any] = {}
         self._group: Any = None
         self._vote: tuple[Any, Tensor] | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take the signals over for a while."""
+        self.install()
+        try:
+            yield
+        finally:
+            self.uninstall()
 
     def install(self) -> None:
         """Take the signals over, from Lightning too: its handler waits for the other processes inside of the signal."""
@@ -49,7 +60,7 @@ class Stop(Callback):
         if not self.received and is_first():
             again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
             # os.write: a signal may come in the middle of a print.
-            told = f"{signal.Signals(number).name}: stopping after this step, to save it.{again}"
+            told = f"{signal.Signals(number).name}: stopping after this step.{again}"
             os.write(2, f"\nlit-guide: {told}\n".encode())
         self.received = number
 
@@ -65,18 +76,27 @@ class Stop(Callback):
         if trainer.world_size > 1 and distributed.get_backend() != "gloo":
             self._group = distributed.new_group(backend="gloo")  # asking over NCCL would wait for the GPU
 
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop here where nothing is to be saved."""
+        if not trainer.checkpoint_callbacks and (number := self.vote(trainer)):
+            raise Stopped(number)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal ends the run at once: all is saved."""
+        self._training = False
+        if not trainer.checkpoint_callbacks and (number := self.vote(trainer, at_once=True)):
+            raise Stopped(number)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise, where there was nothing to train."""
         self._count()
         self._training = False
-
-    on_fit_end = on_train_end
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over again: each call of the trainer installs Lightning's handler."""
         self.install()
 
-    on_test_start = on_validation_start
+    on_test_start = on_predict_start = on_validation_start
 
     def vote(self, trainer: Trainer, at_once: bool = False) -> int:
         """The signal that all processes stop on, 0 for none. Each of them must ask at the same places.

@@ -39,6 +39,23 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         self.images = images
         self.labels = labels
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is sent this maps the file itself: a mapping would be sent as a copy of its content.
+        images = self.images
+        if not (isinstance(images, np.memmap) and images.filename and images.mode == "r"):
+            return self.__dict__
+        whole: Any = images
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        offset = whole.offset + images.ctypes.data - whole.ctypes.data
+        return self.__dict__ | {"images": None, "mapped": (images.filename, images.shape, images.dtype, offset, images.strides)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if "mapped" in state:
+            path, shape, dtype, offset, strides = self.__dict__.pop("mapped")
+            self.images = np.ndarray(shape, dtype, np.memmap(path, np.uint8, "r"), offset, strides)
+
     def __len__(self) -> int:
         return len(self.images)
 

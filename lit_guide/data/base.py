@@ -207,7 +207,7 @@ class DataModule(LightningDataModule, ABC):
         workers = self.loader_processes
         if not training:
             return evaluation_loader(samples, self.batch_size, trainer, workers)
-        if trainer is None or trainer.overfit_batches:  # type: ignore[attr-defined]  # Lightning sets it
+        if trainer is None:
             return shuffled_loader(samples, self.batch_size, self._weights, trainer, workers)
         epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         progress = trainer.fit_loop.epoch_loop.batch_progress
@@ -218,7 +218,8 @@ class DataModule(LightningDataModule, ABC):
         """This process's training batches from a place in the run on."""
         assert self.trainer is not None
         process = self.trainer.global_rank, self.trainer.world_size
-        return TrainBatches(len(self.rows["train"]), self.batch_size, run_seed(), *process, self._weights, epoch, start)
+        fixed = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]  # Lightning sets it
+        return TrainBatches(len(self.rows["train"]), self.batch_size, run_seed(), *process, self._weights, epoch, start, fixed)
 
     @property
     def _weights(self) -> NDArray[np.float64] | None:

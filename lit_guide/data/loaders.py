@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from itertools import chain
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
 
 from lit_guide.data.samplers import Places, Shard, TrainBatches, seed_all
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Split(Dataset[Any]):
@@ -47,7 +50,7 @@ def training_loader(split: Split, batches: TrainBatches, trainer: Trainer, worke
 def shuffled_loader(
     split: Split, batch_size: int, weight_S: NDArray[np.float64] | None, trainer: Trainer | None, workers: int
 ) -> DataLoader[Any]:
-    """A loader of batches in any order, or drawn by weight: outside of a run, and for a few that are learnt by heart."""
+    """A loader of batches in any order, or drawn by weight: outside of a run."""
     last_is_one = len(split) > batch_size and len(split) % batch_size == 1  # BatchNorm can't train on one image
     sampler = None if weight_S is None else WeightedRandomSampler(weight_S.tolist(), len(split))
     which = {"batch_size": batch_size, "drop_last": last_is_one, "shuffle": sampler is None, "sampler": sampler}
@@ -55,9 +58,17 @@ def shuffled_loader(
 
 
 def evaluation_loader(split: Split, batch_size: int, trainer: Trainer | None, workers: int) -> DataLoader[Any]:
-    """A loader of this process's share of the samples, in order, each of them once."""
-    alone = trainer is None or trainer.world_size == 1
-    sampler = None if trainer is None or alone else Shard(len(split), trainer.global_rank, trainer.world_size)
+    """A loader of this process's share of the samples, in order, each of them once.
+
+    Where shares differ by one sample, batches may be smaller than `batch_size`, so that each process gets as many of them: FSDP
+    and DDP talk in each forward pass, and one more of them would wait for the others for ever.
+    """
+    if trainer is None or trainer.world_size == 1:
+        return _loader(split, trainer, workers, batch_size=batch_size)
+    share, more = divmod(len(split), trainer.world_size)
+    if more and share:
+        batch_size = next(size for size in chain(range(batch_size, 1, -1), range(2, share + 2)) if share % size)
+    sampler = Shard(len(split), trainer.global_rank, trainer.world_size)
     return _loader(split, trainer, workers, batch_size=batch_size, sampler=sampler)
 
 
@@ -67,7 +78,7 @@ def _loader(split: Split, trainer: Trainer | None, workers: int, **which: Any) -
         num_workers=workers,
         persistent_workers=workers > 0,
         multiprocessing_context=_context(trainer) if workers else None,
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=_begin,
         pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         collate_fn=_ready_batch,
         **which,
@@ -81,8 +92,17 @@ def _context(trainer: Trainer | None) -> BaseContext | None:
     """
     if trainer is None or trainer.world_size == 1 or multiprocessing.get_start_method() != "fork":
         return None
+    from multiprocessing import forkserver, resource_tracker  # here: Windows has no use for them
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported once, not by each of them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:  # what is started here never takes a signal to all processes: it ends when those that use it are gone
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the tracker's start undid
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
@@ -91,12 +111,21 @@ def _ready_batch(batch: Any) -> Any:
     return batch
 
 
-def _outlive_signals(worker: int) -> None:
-    """Let a loader process go on when a terminal or a scheduler signals all processes: training ends after a whole step."""
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave_soon)
+def _begin(worker: int) -> None:
+    """Let a loader process outlive a signal to all processes, since training ends after a whole step, but not its rank."""
+    for number in SIGNALS:
+        signal.signal(number, _leave_soon if number == signal.SIGTERM else signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    threading.Thread(target=_end_with_rank, daemon=True).start()
+
+
+def _end_with_rank() -> None:
+    """Leave no process behind a killed rank: torch looks at the parent process, which may be the server, and that lives on."""
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+    rank.join()
+    os._exit(1)
 
 
 def _leave_soon(number: int, frame: object) -> None:

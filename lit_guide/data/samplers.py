@@ -38,6 +38,7 @@ class TrainBatches(Sampler[Places]):
         weight_S: draw with replacement, with these probabilities (S = count); None for each sample once.
         epoch: where to begin.
         start: batches of that epoch to leave out, because they were trained on before.
+        fixed: keep the order of epoch 0, so that its first batches can be learnt by heart.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class TrainBatches(Sampler[Places]):
         weight_S: NDArray[np.float64] | None = None,
         epoch: int = 0,
         start: int = 0,
+        fixed: bool = False,
     ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.rank, self.world_size, self.weight_S = rank, world_size, weight_S
-        self.epoch, self.start = epoch, start
+        self.epoch, self.start, self.fixed = epoch, start, fixed
 
     @property
     def sampler(self) -> "TrainBatches":
@@ -77,7 +79,7 @@ class TrainBatches(Sampler[Places]):
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The places of an epoch, in their order, over all processes."""
-        random_numbers = np.random.default_rng((self.seed, epoch))
+        random_numbers = np.random.default_rng((self.seed, 0 if self.fixed else epoch))
         if self.weight_S is None:
             return random_numbers.permutation(self.count)
         return random_numbers.choice(self.count, size=self.count, p=self.weight_S / self.weight_S.sum())

@@ -392,3 +392,27 @@ def test_f17_a_path_that_is_no_file_is_an_error_of_the_command(tmp_path, name):
     with pytest.raises(ConfigError, match=r"There is no file .*--data\.path") as caught:
         read_npz(str(tmp_path / name))
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("shape", [(600, 16, 20, 3), (600, 3, 16, 20), (600, 16, 20)])
+def test_a_mapped_set_is_sent_to_a_loader_process_as_the_place_of_its_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "labels.npy", np.arange(600) % 2)
+    data = ArraysData(str(tmp_path)).source.dataset
+    sent = pickle.dumps(data)
+    assert len(sent) < 20_000 < images.nbytes / 5
+    there = pickle.loads(sent)
+    assert vars(there).keys() == vars(data).keys() == {"images", "labels"}
+    for one, other in zip(data.batch([0, 7, 599]), there.batch([0, 7, 599]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_only_an_unchanged_mapping_is_sent_as_a_place(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((4, 1, 2, 2), np.uint8))
+    own = np.load(tmp_path / "images.npy", mmap_mode="c")
+    own += 7  # in memory alone
+    part = np.load(tmp_path / "images.npy", mmap_mode="r")[1:3]
+    for images in (own, part, own + 1, torch.ones(4, 1, 2, 2)):
+        data = ArrayDataset(images, np.zeros(len(images), np.int64))
+        assert torch.equal(pickle.loads(pickle.dumps(data)).batch([0, 1])[0], data.batch([0, 1])[0])

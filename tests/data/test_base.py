@@ -9,6 +9,8 @@ from torchvision.transforms.v2 import functional as TF
 from lit_guide.data import ArrayDataset, DataModule, Source
 from lit_guide.errors import ConfigError, UserError
 
+from ..conftest import Run
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # Lightning 2.6 on torch 2.11 and up
@@ -309,3 +311,26 @@ def test_fractions_that_leave_nothing_to_train_on_are_refused(val, test):
 def test_other_numbers_that_can_not_be_are_refused(settings):
     with pytest.raises(ConfigError, match=f"data.{next(iter(settings))}"):
         data_of(**settings)
+
+
+@pytest.mark.slow
+def test_f02_a_few_batches_learnt_by_heart_go_on_where_they_stopped(run: Run):
+    few = [
+        "--config",
+        "configs/digits.yaml",
+        "--accelerator",
+        "cpu",
+        "--trainer.overfit_batches",
+        "4",
+        "--trainer.max_epochs",
+        "3",
+    ]
+    few += ["--model.scheduler", "null", "--trainer.enable_model_summary", "false"]
+    few += [f"--export.{name}.enabled=false" for name in ("onnx", "torchscript", "pt2")]
+    assert run("fit", *few, "--run_dir", "whole").code == 0
+    assert run("fit", *few, "--run_dir", "part", "--trainer.max_steps", "6").code == 0
+    assert run("fit", "--run", "part", "--trainer.max_steps", "12").code == 0
+    whole, part = (torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True) for name in ("whole", "part"))
+    assert whole["global_step"] == part["global_step"] == 12
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, part["state_dict"][name]), name

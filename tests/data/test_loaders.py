@@ -24,3 +24,30 @@ def test_loader_processes_of_ranks_are_not_forked_from_them(ranks: int, method: 
         method = None
     assert (started and started.get_start_method()) == method
     assert evaluation_loader(split, 64, trainer, workers=0).multiprocessing_context is None
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_f20_each_rank_evaluates_as_many_batches_and_together_each_sample_once(ranks: int) -> None:
+    """One more batch on a rank would wait for the others: in FSDP, and in DDP where there are buffers."""
+    data = DigitsData()
+    trainer = Trainer(accelerator="cpu", devices=ranks, strategy="ddp", logger=False, enable_checkpointing=False)
+    for count in (*range(ranks, 20), 64 * ranks, 64 * ranks + 1, 269):
+        for size in (1, 2, 6, 64):
+            split = Split(data.samples(training=False), torch.arange(count))
+            loaders = []
+            for rank in range(ranks):
+                trainer.strategy.cluster_environment.set_global_rank(rank)
+                loaders.append(evaluation_loader(split, size, trainer, workers=0))
+            trainer.strategy.cluster_environment.set_global_rank(0)  # Lightning keeps it for the whole process
+            batches = [list(loader.batch_sampler) for loader in loaders]
+            assert len({len(batch) for batch in batches}) == 1, (count, size)
+            assert sorted(place for rank in batches for batch in rank for place in batch) == list(range(count))
+            assert loaders[0].batch_size <= size + 3, (count, size)
+            if count % ranks == 0:
+                assert loaders[0].batch_size == size
+
+
+def test_a_rank_may_have_no_sample_to_evaluate() -> None:
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    split = Split(DigitsData().samples(training=False), torch.arange(1))
+    assert list(evaluation_loader(split, 64, trainer, workers=0).batch_sampler) == [[0]]
