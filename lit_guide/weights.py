@@ -28,7 +28,7 @@ def write_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
     """
     # Cloned: safetensors refuses tensors that share memory, as tied weights do, and other layouts, such as channels_last.
     weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint["state_dict"].items()}
-    about = {"hyper_parameters": json.dumps(checkpoint["hyper_parameters"]), "lit_guide_version": __version__}
+    about = {"hyper_parameters": json.dumps(checkpoint["hyper_parameters"]), "version": __version__}
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_bytes(safetensors.torch.save(weights, about))
