@@ -65,7 +65,8 @@ def enter_run_dir(path: Path) -> None:
 def leave_run_dir() -> None:
     """Let go of it."""
     _held.close()
-    os.environ.pop(RUN_DIR_VARIABLE, None)
+    if is_first():  # the others still have to know who started them
+        os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
 def _is_first_of_all() -> bool:
