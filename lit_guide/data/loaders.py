@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
 
 from lit_guide.data.samplers import Places, Shard, TrainBatches, seed_all
-
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+from lit_guide.errors import SIGNALS
 
 
 class Split(Dataset[Any]):
@@ -47,14 +46,12 @@ def training_loader(split: Split, batches: TrainBatches, trainer: Trainer, worke
     return _loader(split, trainer, workers, batch_sampler=batches)
 
 
-def shuffled_loader(
-    split: Split, batch_size: int, weight_S: NDArray[np.float64] | None, trainer: Trainer | None, workers: int
-) -> DataLoader[Any]:
+def shuffled_loader(split: Split, batch_size: int, weight_S: NDArray[np.float64] | None, workers: int) -> DataLoader[Any]:
     """A loader of batches in any order, or drawn by weight: outside of a run."""
     last_is_one = len(split) > batch_size and len(split) % batch_size == 1  # BatchNorm can't train on one image
     sampler = None if weight_S is None else WeightedRandomSampler(weight_S.tolist(), len(split))
     which = {"batch_size": batch_size, "drop_last": last_is_one, "shuffle": sampler is None, "sampler": sampler}
-    return _loader(split, trainer, workers, **which)
+    return _loader(split, None, workers, **which)
 
 
 def evaluation_loader(split: Split, batch_size: int, trainer: Trainer | None, workers: int) -> DataLoader[Any]:
