@@ -23,7 +23,7 @@ def expand(command: str, args: list[str]) -> tuple[list[str], Path | None]:
             raise ConfigError("--resume true goes on with one run, or starts it: say where it is with --run_dir DIR.")
         if (Path(run) / runs.LAST).is_file():
             # A --ckpt_path is where the run began: it has come further.
-            args, given = without(without(without(args, "--run_dir"), "--resume"), "--ckpt_path"), None
+            args, given = without(args, "--run_dir", "--resume", "--ckpt_path"), None
         else:
             run = None
     if given in ("last", "best"):
@@ -83,9 +83,9 @@ def long_form(arg: str) -> str:
     return f"--trainer.{flag[2:]}{equals}{value}" if flag in [f"--{name}" for name in SHORT_FORMS] else arg
 
 
-def without(args: list[str], flag: str) -> list[str]:
-    """The same command line without `--flag VALUE` and `--flag=VALUE`."""
-    return [arg for before, arg in pairwise(["", *args]) if flag not in (before, arg, arg.partition("=")[0])]
+def without(args: list[str], *flags: str) -> list[str]:
+    """The same command line without `--flag VALUE` and `--flag=VALUE` of these flags."""
+    return [arg for before, arg in pairwise(["", *args]) if {before, arg, arg.partition("=")[0]}.isdisjoint(flags)]
 
 
 def last_value(args: list[str], flag: str) -> str | None:

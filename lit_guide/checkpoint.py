@@ -3,7 +3,6 @@
 Writing them so that a crash never leaves half a file.
 """
 
-import contextlib
 import inspect
 import os
 import pickle
@@ -19,6 +18,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from lit_guide.errors import ConfigError, UserError
 from lit_guide.model import LitClassifier
 from lit_guide.networks import network_names
+from lit_guide.runs import whole_file
 from lit_guide.weights import SUFFIX, read_weights
 
 
@@ -123,7 +123,6 @@ class CheckpointWriter(TorchCheckpointIO):
     """
 
     def __init__(self) -> None:
-        torch.serialization.set_crc32_options(False)  # torch.load never looks at it, and it is most of the work of writing
         self._thread: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
@@ -166,19 +165,16 @@ class CheckpointWriter(TorchCheckpointIO):
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    partial = path.with_name(f"{path.name}.partial")
+    torch.serialization.set_crc32_options(False)  # torch.load never looks at it, and it is most of the work of writing
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError after the first failed write
         cause = error if isinstance(error, OSError) else error.__context__
         reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         kept = f" The {path.name} from before is whole." if path.is_file() else ""
         raise UserError(f"{path} can't be written: {reason}.{kept} Make room, then go on with: fit --run DIR") from None
 

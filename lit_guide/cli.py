@@ -60,7 +60,6 @@ UNFIT_WARNINGS = (
     "Be aware that when using `ckpt_path`, callbacks",  # an evaluation needs no ModelCheckpoint
     "The dirpath has changed from",  # evaluating elsewhere than in the run
     "Total length of `list` across ranks is zero",  # data.val_fraction 0 means no validation
-    "You requested to overfit but enabled train dataloader shuffling",  # configs/debug/overfit.yaml means it
     "It is recommended to use `self.log",  # with sync_dist; what LitClassifier logs is of all processes already
     "You're resuming from a checkpoint that ended before the epoch ended",  # TrainBatches goes on at its place
     ".*smaller than the logging interval.*",  # epoch means are logged in any case

@@ -214,8 +214,6 @@ def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
-        if "in loading state_dict" in str(error):
-            raise UserError(f"{kwargs['ckpt_path']}: its weights do not fit the network it names: {error}") from None
         told = explain_failure(error, cli.trainer, cli.datamodule)
         if told is None:
             raise

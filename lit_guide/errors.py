@@ -10,6 +10,9 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# What asks a run to stop; SIGUSR1 is the warning of a scheduler. Windows has no SIGUSR1.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
 
 class UserError(Exception):
     """The run failed: the message says what happened, where, and what to do next."""

@@ -40,6 +40,8 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
     guards = [callback for callback in callbacks if isinstance(callback, Guards)]
     if guards and (operation := re.search(r"Function '(\w+)' returned nan values", text)):
         return guards[0].not_finite(trainer, guards[0].bad_loss or 0.0, operation=operation[1])
+    if "in loading state_dict" in text:
+        return UserError(f"{trainer.ckpt_path}: its weights do not fit the network it names: {error}")
     codes = {cause.errno for cause in causes if isinstance(cause, OSError)}
     loader_died, killed_by = "DataLoader worker (pid" in text, re.search(r"killed by signal: ([\w ]+)", text)
     workers = getattr(datamodule, "loader_processes", 0)

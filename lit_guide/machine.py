@@ -122,10 +122,12 @@ def dependencies() -> list[dict[str, str | None]]:
             tested |= {_plain(name): v for name, v in re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.MULTILINE)}
     found: list[dict[str, str | None]] = []
     requires: list[str] = []
-    with suppress(OSError):
-        requires = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    with suppress(metadata.PackageNotFoundError):
+    try:
         requires = metadata.requires("lit-guide") or []
+    except metadata.PackageNotFoundError:
+        with suppress(OSError):
+            project = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+            requires = project["dependencies"]
     for requirement in requires:
         rule, _, condition = requirement.partition(";")
         name = re.split(r"[^\w.-]", rule, maxsplit=1)[0]

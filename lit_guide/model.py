@@ -3,7 +3,6 @@
 Shapes: B images a batch, C channels, H x W pixels, K classes.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -140,7 +139,7 @@ class LitClassifier(LightningModule):
         self.val_metrics = classification_metrics(K, "val/")
         self.test_metrics = classification_metrics(K, "test/")
         self.confusion_matrix_KK: Tensor | None = None  # of the last evaluation; rows: true class, columns: predicted
-        self.loss = MeanMetric(nan_strategy=math.nan)  # nan stays nan; "disable" would weigh all batches alike
+        self.loss = MeanMetric(nan_strategy="disable")  # nan stays nan, and is not searched for, which would stop the device
         self.confusion_KK = MulticlassConfusionMatrix(K, validate_args=False)
         # Lightning's summary counts the operations of a forward pass over this.
         self.example_input_array = torch.zeros(1, C, H, W)
@@ -248,6 +247,8 @@ class LitClassifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin the loss and the confusion matrix anew; validation and test share them."""
+        if self.device.type != "mps":  # which has no float64: with it, the sum is the same however the images are divided
+            self.loss.set_dtype(torch.float64)
         self.loss.reset()
         self.confusion_KK.reset()
 
@@ -257,7 +258,7 @@ class LitClassifier(LightningModule):
         image_BCHW, label_B = batch
         logits_BK = self(image_BCHW).float()
         # Plain cross-entropy, whatever training uses: runs with other smoothing or class weights can be compared.
-        self.loss.update(F.cross_entropy(logits_BK, label_B), len(label_B))
+        self.loss.update(F.cross_entropy(logits_BK, label_B, reduction="none"))
         # As probabilities: torchmetrics would take logits that all lie between 0 and 1 for probabilities.
         metrics.update(logits_BK.softmax(dim=1), label_B)
         self.confusion_KK.update(logits_BK, label_B)

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ def enter_run_dir(path: Path) -> None:
 def leave_run_dir() -> None:
     """Let go of it."""
     _held.close()
-    os.environ.pop(RUN_DIR_VARIABLE, None)
+    if is_first():  # the others still have to know who started them
+        os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
 def _is_first_of_all() -> bool:
@@ -204,11 +205,23 @@ def how_to_go_on(run_dir: Path) -> str:
     return f"Go on with: lit-guide fit --run {where}" if (run_dir / LAST).is_file() else ""
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file so that a reader, or a crash, sees the old content under its name or the new, never half of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old content or the new, never half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Write a text file as `whole_file` does."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:

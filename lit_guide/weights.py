@@ -1,6 +1,5 @@
 """The best weights as .safetensors: a file to share, which can hold no code."""
 
-import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import safe_open
 
 from lit_guide import __version__
 from lit_guide.errors import UserError
+from lit_guide.runs import whole_file
 
 SUFFIX = ".safetensors"
 
@@ -28,14 +28,11 @@ def write_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
     """
     # Cloned: safetensors refuses tensors that share memory, as tied weights do, and other layouts, such as channels_last.
     weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint["state_dict"].items()}
-    about = {"hyper_parameters": json.dumps(checkpoint["hyper_parameters"]), "lit_guide_version": __version__}
-    partial = path.with_name(f"{path.name}.partial")
+    about = {"hyper_parameters": json.dumps(checkpoint["hyper_parameters"]), "version": __version__}
     try:
-        partial.write_bytes(safetensors.torch.save(weights, about))
-        partial.replace(path)
+        with whole_file(path) as partial:
+            partial.write_bytes(safetensors.torch.save(weights, about))
     except OSError as error:
-        with contextlib.suppress(OSError):  # a disk that can only be read
-            partial.unlink(missing_ok=True)
         raise UserError(f"{path} can't be written: {error.strerror}. The checkpoint is safe.") from None
 
 

@@ -255,6 +255,15 @@ def test_train_loss_and_accuracy_are_means_over_all_images_of_the_epoch(precisio
     assert used.callback_metrics["train/loss"] == pytest.approx(loss, rel=1e-5 if precision == "32-true" else 1e-2)
 
 
+def test_f20_the_loss_is_the_same_however_the_images_are_divided():
+    logits_NK, label_N = known_logits(269, 4)
+    losses = []
+    for size in (3, 7, 64, 269):
+        used, _ = fitted(pixel_model(optimizer=partial(SGD, lr=0.0)), val=loader(logits_NK, label_N, size))
+        losses.append(float(used.callback_metrics["val/loss"]))
+    assert losses == losses[:1] * 4
+
+
 def test_loss_of_a_step_is_logged_as_often_as_asked():
     model = pixel_model(optimizer=partial(SGD, lr=0.0))
     used, watch = fitted(model, loader(*known_logits(40, 4)))

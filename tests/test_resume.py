@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import lit_guide
+from lit_guide import runs
 from lit_guide.checkpoint import read_checkpoint
 
 from .test_processes import DIGITS, NO_EXPORT
 
+MODULE = ("-m", "lit_guide")
 KILLS = int(os.environ.get("KILLS", "1"))  # for each of the ways below; `KILLS=13` is a hunt
 FIT = [*DIGITS, "--trainer.max_epochs", "4", "--checkpoint.every_n_steps", "7", "--trainer.enable_model_summary", "false"]
 # On one thread: sums in another order would differ in the last bits.
@@ -28,7 +29,7 @@ LAST = "checkpoints/last.ckpt"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and process groups")]
 
 
-def start(folder: Path, *args: str, program: Sequence[str] = ("-m", "lit_guide"), **variables: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, *args: str, program: Sequence[str] = MODULE, **variables: str) -> subprocess.Popen[bytes]:
     """A fit in a process group of its own; what it says goes to log."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would its children
     command, environment = [sys.executable, *program, "fit", *NO_EXPORT, *args], {**ENVIRONMENT, **variables}
@@ -166,7 +167,7 @@ def test_f30_ctrl_c_in_each_phase(tmp_path: Path, place: str, call: int, saved: 
     assert "Traceback" not in log.read_text()
     last, export = tmp_path / "run" / LAST, tmp_path / "run/export"
     assert (read_checkpoint(last)["global_step"] if last.is_file() else None) == saved
-    assert ("Saved last.ckpt. Go on with: lit-guide fit --run" in log.read_text()) == (saved is not None)
+    assert ("Saved last.ckpt. Go on with: " in log.read_text()) == (saved is not None)
     assert not (export.is_dir() and list(export.iterdir()))
 
 
@@ -174,7 +175,7 @@ def test_f30_ctrl_c_while_torch_is_imported(tmp_path: Path) -> None:
     chance, log = random.Random(0), tmp_path / "log"
     for _ in range(2):
         process = start(tmp_path, *DIGITS, "--run_dir", "run", PYTHONPROFILEIMPORTTIME="1")
-        while process.poll() is None and f"{lit_guide.__name__}.runs" not in log.read_text():  # what cli imports last
+        while process.poll() is None and runs.__name__ not in log.read_text():  # what cli imports last
             time.sleep(0.01)
         time.sleep(0.1 + chance.random())
         os.killpg(process.pid, signal.SIGINT)

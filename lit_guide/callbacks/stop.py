@@ -12,9 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, distributed
 
-from lit_guide.errors import Stopped, is_first
-
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+from lit_guide.errors import SIGNALS, Stopped, is_first
 
 
 class Stop(Callback):

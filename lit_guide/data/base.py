@@ -208,7 +208,7 @@ class DataModule(LightningDataModule, ABC):
         if not training:
             return evaluation_loader(samples, self.batch_size, trainer, workers)
         if trainer is None:
-            return shuffled_loader(samples, self.batch_size, self._weights, trainer, workers)
+            return shuffled_loader(samples, self.batch_size, self._weights, workers)
         epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         progress = trainer.fit_loop.epoch_loop.batch_progress
         batches = self._batches(epoch, 0 if progress.is_last_batch else progress.current.ready)

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import FSDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
 
 from lit_guide.data.samplers import Places, Shard, TrainBatches, seed_all
-
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+from lit_guide.errors import SIGNALS
 
 
 class Split(Dataset[Any]):
@@ -47,29 +47,34 @@ def training_loader(split: Split, batches: TrainBatches, trainer: Trainer, worke
     return _loader(split, trainer, workers, batch_sampler=batches)
 
 
-def shuffled_loader(
-    split: Split, batch_size: int, weight_S: NDArray[np.float64] | None, trainer: Trainer | None, workers: int
-) -> DataLoader[Any]:
+def shuffled_loader(split: Split, batch_size: int, weight_S: NDArray[np.float64] | None, workers: int) -> DataLoader[Any]:
     """A loader of batches in any order, or drawn by weight: outside of a run."""
     last_is_one = len(split) > batch_size and len(split) % batch_size == 1  # BatchNorm can't train on one image
     sampler = None if weight_S is None else WeightedRandomSampler(weight_S.tolist(), len(split))
     which = {"batch_size": batch_size, "drop_last": last_is_one, "shuffle": sampler is None, "sampler": sampler}
-    return _loader(split, trainer, workers, **which)
+    return _loader(split, None, workers, **which)
 
 
 def evaluation_loader(split: Split, batch_size: int, trainer: Trainer | None, workers: int) -> DataLoader[Any]:
-    """A loader of this process's share of the samples, in order, each of them once.
-
-    Where shares differ by one sample, batches may be smaller than `batch_size`, so that each process gets as many of them: FSDP
-    and DDP talk in each forward pass, and one more of them would wait for the others for ever.
-    """
+    """A loader of this process's share of the samples, in order, each of them once."""
     if trainer is None or trainer.world_size == 1:
         return _loader(split, trainer, workers, batch_size=batch_size)
-    share, more = divmod(len(split), trainer.world_size)
-    if more and share:
-        batch_size = next(size for size in chain(range(batch_size, 1, -1), range(2, share + 2)) if share % size)
+    if isinstance(trainer.strategy, FSDPStrategy):
+        batch_size = even_batch_size(len(split), batch_size, trainer.world_size)
     sampler = Shard(len(split), trainer.global_rank, trainer.world_size)
     return _loader(split, trainer, workers, batch_size=batch_size, sampler=sampler)
+
+
+def even_batch_size(count: int, batch_size: int, world_size: int) -> int:
+    """A batch size near `batch_size` with which shares that differ by one sample are as many batches.
+
+    FSDP talks in each forward pass: one more of them would wait for the other processes for ever. DDP does not, and keeps its
+    batch size: with another one the last bits of the logits may be others than those of one process.
+    """
+    share, more = divmod(count, world_size)
+    if not (more and share):
+        return batch_size
+    return next(size for size in chain(range(batch_size, 1, -1), range(2, share + 2)) if share % size)
 
 
 def _loader(split: Split, trainer: Trainer | None, workers: int, **which: Any) -> DataLoader[Any]:

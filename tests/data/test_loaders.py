@@ -6,9 +6,11 @@ import sys
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch.utils.data import BatchSampler
 
 from lit_guide.data import DigitsData
-from lit_guide.data.loaders import Split, evaluation_loader
+from lit_guide.data.loaders import Split, evaluation_loader, even_batch_size
+from lit_guide.data.samplers import Shard
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the gloo build for Windows needs a network name that CI lacks")
 
@@ -28,23 +30,23 @@ def test_loader_processes_of_ranks_are_not_forked_from_them(ranks: int, method: 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_f20_each_rank_evaluates_as_many_batches_and_together_each_sample_once(ranks: int) -> None:
-    """One more batch on a rank would wait for the others: in FSDP, and in DDP where there are buffers."""
-    data = DigitsData()
-    trainer = Trainer(accelerator="cpu", devices=ranks, strategy="ddp", logger=False, enable_checkpointing=False)
+    """One more batch on a rank would wait for the others in FSDP, which needs GPUs: here its batches alone."""
     for count in (*range(ranks, 20), 64 * ranks, 64 * ranks + 1, 269):
         for size in (1, 2, 6, 64):
-            split = Split(data.samples(training=False), torch.arange(count))
-            loaders = []
-            for rank in range(ranks):
-                trainer.strategy.cluster_environment.set_global_rank(rank)
-                loaders.append(evaluation_loader(split, size, trainer, workers=0))
-            trainer.strategy.cluster_environment.set_global_rank(0)  # Lightning keeps it for the whole process
-            batches = [list(loader.batch_sampler) for loader in loaders]
+            even = even_batch_size(count, size, ranks)
+            batches = [list(BatchSampler(Shard(count, rank, ranks), even, drop_last=False)) for rank in range(ranks)]
             assert len({len(batch) for batch in batches}) == 1, (count, size)
             assert sorted(place for rank in batches for batch in rank for place in batch) == list(range(count))
-            assert loaders[0].batch_size <= size + 3, (count, size)
+            assert even <= size + 3, (count, size)
             if count % ranks == 0:
-                assert loaders[0].batch_size == size
+                assert even == size
+
+
+def test_f20_ddp_keeps_the_batch_size() -> None:
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    split = Split(DigitsData().samples(training=False), torch.arange(17))
+    loader = evaluation_loader(split, 4, trainer, workers=0)
+    assert [len(batch) for batch in loader.batch_sampler] == [4, 4, 1]
 
 
 def test_a_rank_may_have_no_sample_to_evaluate() -> None:
