@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,13 +259,13 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) 
     return found
 
 
-def _raise_for_exports(exports: Iterable[Mapping[str, Any]], run_dir: Path) -> None:
+def _raise_for_exports(exports: Sequence[Mapping[str, Any]], run_dir: Path) -> None:
     failed = [entry for entry in exports if "error" in entry]
     if failed:
         reasons = "\n".join(f"  {entry['format']}: {entry['error']}" for entry in failed)
         formats, where = ",".join(entry["format"] for entry in failed), shlex.quote(str(run_dir))
         raise UserError(
-            f"{len(failed)} export failed:\n{reasons}\nThe checkpoint is safe. "
+            f"{len(failed)} of {len(exports)} exports failed:\n{reasons}\nThe checkpoint is safe. "
             f"Try again with: lit-guide export --run {where} --formats {formats}"
         )
 

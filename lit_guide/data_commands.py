@@ -83,16 +83,19 @@ def _check(cli: DataCLI) -> None:
     root = _root(source) if config.fix is not None else None
     if root is not None and config.fix == "undo":
         back = put_back(root)
-        print(f"{len(back)} files are where they were:\n" + "\n".join(f"  {path}" for path in back))
+        print("Put back where they were:\n" + "\n".join(f"  {path}" for path in back))
         return
     output = _output(cli)
     report = check(source, config.near_bits)
     print_report(report)
     runs.write_atomic(output / "data_check.json", json.dumps(report.as_dict(), indent=1) + "\n")
-    wrong = report.wrong
+    wrong, images = report.wrong, report.images
     if root is not None and report.bad_files:
         moved = quarantine(root, report.bad_files)
-        print(f"Moved {len(moved)} files to {folder_of(root)}; the same command with --fix undo moves them back.")
+        print(
+            f"Moved {len(moved)} of {report.images:,} files to {folder_of(root)}; the same command with --fix undo moves them back."
+        )
+        images -= len(moved)
         if len(moved) == len(report.bad_files):
             wrong = [finding for finding in wrong if finding.kind != "unreadable"]
     print(f"All findings are in {output / 'data_check.json'}")
@@ -102,7 +105,7 @@ def _check(cli: DataCLI) -> None:
         how = "\n--fix quarantine moves broken files away, --data.on_bad_image skip trains without them." if unreadable else ""
         raise UserError(f"Mend this before you train:\n{listed}{how}")
     looks = len(report.findings) - len(report.wrong)
-    print(f"{report.images:,} images: nothing must be mended{f'; {looks} things are worth a look' if looks else ''}.")
+    print(f"{images:,} images: nothing must be mended{f'; {looks} things are worth a look' if looks else ''}.")
 
 
 def _root(source: DataModule) -> Path:

@@ -67,6 +67,8 @@ def explain(message: str, known: Iterable[str], classes: Iterable[str], importab
     if unknown:
         flag, group, option, nested = unknown.groups()
         name = flag or (f"{group}.{option}" if group else f"{key}.{nested}" if key else nested)
+        if name in known:  # of the class that was there by default
+            return f"{name} is no setting of what was chosen for {name.rpartition('.')[0]}."
         near = get_close_matches(name, set(known), n=1, cutoff=0.6)
         hint = f"Did you mean {near[0]}?" if near else "lit-guide fit --help lists all keys."
         return f"There is no flag or key {name!r}. {hint}"

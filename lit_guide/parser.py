@@ -101,7 +101,7 @@ class ClassifierCLI(LightningCLI):
             parser_kwargs={
                 "prog": f"lit-guide {command}",
                 "usage": f"lit-guide {command} --config FILE [--config OVERLAY] [--KEY VALUE ...]",
-                "description": str(getattr(Trainer, command, type(self)).__doc__).splitlines()[0],
+                "description": " ".join(str(inspect.getdoc(getattr(Trainer, command, type(self)))).partition("\n\n")[0].split()),
                 "epilog": "--accelerator, --devices, --strategy and --precision stand for --trainer.accelerator and so on.",
                 "dump_header": [f"{PACKAGE}=={__version__}"],
             },

@@ -54,14 +54,15 @@ def test_f13_bad_files_end_with_1_are_moved_away_and_come_back(run: Run, photos:
 
     outcome = run("data", "check", *FOLDER, "--fix", "quarantine")
     assert outcome.code == 0, outcome.err
-    assert f"Moved 2 files to {photos}-quarantine" in outcome.out.replace("\n", " ")
+    assert f"Moved 2 of 41 files to {photos}-quarantine" in outcome.out.replace("\n", " ")
+    assert outcome.out.endswith("\n39 images: nothing must be mended.\n")
     assert not any(path.exists() for path in bad)
     assert run("data", "check", *FOLDER).code == 0
     assert findings() == {}
 
     outcome = run("data", "check", *FOLDER, "--fix", "undo")
     assert outcome.code == 0, outcome.err
-    assert outcome.out.startswith("2 files are where they were:\n")
+    assert outcome.out.startswith("Put back where they were:\n  ")
     assert {path: path.read_bytes() for path in bad} == bad
     assert run("data", "check", *FOLDER, "--fix", "undo").code == 2
 

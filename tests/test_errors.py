@@ -27,6 +27,10 @@ def test_exit_codes() -> None:
             "There is no flag or key 'model.optimizer.lrr'. Did you mean model.optimizer.lr?",
         ),
         (
+            "Parser key \"model.optimizer\":\n  ...\n    - Option 'lr' is not accepted. Got value: ...",
+            "model.optimizer.lr is no setting of what was chosen for model.optimizer.",
+        ),
+        (
             "Parser key \"data\":\n  ...\n    - Importing 'os.system' is not allowed, denied by the 'os' entry",
             "data: os.system may not be imported by a configuration. It may name classes of torch.optim.",
         ),

@@ -170,8 +170,9 @@ def print_closing(run_dir: Path, results: Mapping[str, Any]) -> None:
     if results.get("exports"):
         print_exports(results["exports"])
     here = _short(run_dir)
-    files = "config.yaml, metrics.csv, checkpoints/, export/, results.json"
-    print(f"\nEverything is in {here}: {files}\n\nNext:")
+    names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json")
+    files = [name for name in names if (run_dir / name).exists()]
+    print(f"\nEverything is in {here}: {', '.join(files)}\n\nNext:")
     here = shlex.quote(here)
     for command in (f"predict --run {here} --images FILE_OR_FOLDER", f"test --run {here}", f"export --run {here} --formats onnx"):
         print(f"  lit-guide {command}")

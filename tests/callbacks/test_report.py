@@ -271,10 +271,18 @@ def test_print_exports_shows_an_error_with_brackets_as_it_is(capsys, monkeypatch
 def test_print_closing_shows_test_figures_exports_and_the_next_commands(printed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = {"test": {"loss": 0.125, "accuracy": 0.9375, "confusion_matrix": [[1, 0], [0, 1]]}, "exports": [GOOD]}
-    print_closing(tmp_path / "runs" / "digits" / "1", results)
+    run_dir = tmp_path / "runs" / "digits" / "1"
+    for folder in ("checkpoints", "export"):
+        (run_dir / folder).mkdir(parents=True)
+    for name in ("config.yaml", "metrics.csv", "results.json"):
+        (run_dir / name).touch()
+    print_closing(run_dir, results)
     text = printed()
     here = str(Path("runs/digits/1"))
     assert f"Everything is in {here}: config.yaml, metrics.csv, checkpoints/, export/, results.json" in text
+    (run_dir / "export").rmdir()  # as where all exports are switched off
+    print_closing(run_dir, results)
+    assert f"Everything is in {here}: config.yaml, metrics.csv, checkpoints/, results.json" in printed()
     lines = [line.strip() for line in text.splitlines()]
     assert f"lit-guide predict --run {here} --images FILE_OR_FOLDER" in lines
     assert f"lit-guide test --run {here}" in lines
