@@ -16,14 +16,25 @@ DOCS = Path(__file__).parent
 LANGUAGES = {"en": "en", "zh": "zh_CN"}
 LINK = re.compile(r"(?<=\]\()([^)#:]+)(#[^)]*)?(?=\))")  # to a file, not to a place in the same one or on the web
 DETAILS = re.compile(r"</?details>|<summary>|</summary>")
+SKIP = re.compile(r"^<!--- skip: next (.*) -->\Z", re.MULTILINE)  # ends the text before a block that can't run everywhere
 
 
 def notebook(chapter: Path, site: Path = DOCS / "_build") -> NotebookNode:
-    """A chapter as a Jupyter notebook below `site`; its hidden answer is a cell that is folded."""
+    """A chapter as a Jupyter notebook below `site`; its hidden answer is a cell that is folded.
+
+    "Run all" goes through: what is never run here is text, and what needs a GPU may fail.
+    """
     book = jupytext.read(chapter)
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    folded = False
+    folded, skip = False, None
     for cell in book.cells:
+        if skip and cell.cell_type == "code":
+            if skip[1].startswith("if("):
+                cell.metadata["tags"] = ["raises-exception"]
+            else:
+                cell.cell_type, cell.source = "markdown", f"```bash\n{cell.source.removeprefix('%%bash').strip()}\n```"
+                del cell["outputs"], cell["execution_count"]
+        skip = SKIP.search(cell.source) if cell.cell_type == "markdown" else None
         if cell.cell_type == "markdown":
             marks = re.findall("</?details>", cell.source)
             folded = marks[-1] == "<details>" if marks else folded
@@ -44,7 +55,10 @@ def link_from(site: Path, chapter: Path, path: str, anchor: str | None) -> str:
     target = (chapter.parent / path).resolve()
     if target.suffix == ".md" and DOCS.resolve() in target.parents:
         target = site / target.relative_to(DOCS.resolve()).with_suffix(".html")
-    return Path(os.path.relpath(target, here)).as_posix() + (anchor or "")
+    try:
+        return Path(os.path.relpath(target, here)).as_posix() + (anchor or "")
+    except ValueError:  # on another drive of Windows
+        return target.as_uri() + (anchor or "")
 
 
 def main(args: list[str]) -> int:

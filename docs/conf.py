@@ -45,8 +45,6 @@ var splitQuery = (query) =>
 project = "lit-guide"
 release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-suppress_warnings = ["misc.highlighting_failure"]  # `...` stands for a part of an output that differs each time
-nitpicky = False
 templates_path = ["_templates"]
 default_role = "code"  # docstrings write code as Markdown does
 html_theme = "furo"

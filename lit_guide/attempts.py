@@ -17,7 +17,7 @@ from lit_guide.trials import LIMIT_S, Attempt, NotHereError
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 EXPORTS = ("torchscript", "onnx", "pt2")
-COMPILE_LIMIT_S = 90.0  # a first compilation loads much, and waits for the C++ compiler
+LONG_LIMIT_S = 90.0  # two more processes import torch; a first compilation loads much, and waits for the C++ compiler
 
 
 def attempt(name: str, function: Callable[..., Any], *args: Any, limit_s: float = LIMIT_S) -> Attempt:
@@ -39,9 +39,9 @@ def plan(devices: Sequence[str]) -> tuple[list[Attempt], list[Attempt]]:
     first += [attempt(f"{precision} on {device}", train, "auto", None, precision, 1) for precision in PRECISIONS]
     first += [attempt(f"export {format}", export, format) for format in EXPORTS]
     first.append(attempt("loader processes", load_with_workers))
-    second = [attempt("ddp on 2 x cpu", ddp, "gloo")]
-    second += [attempt("ddp on 2 x cuda", ddp, "nccl")] if len(cuda) > 1 else []
-    second.append(attempt("torch.compile", compile_network, device, limit_s=COMPILE_LIMIT_S))
+    second = [attempt("ddp on 2 x cpu", ddp, "gloo", limit_s=LONG_LIMIT_S)]
+    second += [attempt("ddp on 2 x cuda", ddp, "nccl", limit_s=LONG_LIMIT_S)] if len(cuda) > 1 else []
+    second.append(attempt("torch.compile", compile_network, device, limit_s=LONG_LIMIT_S))
     return first, second
 
 
@@ -114,12 +114,13 @@ def train(accelerator: str, device: int | None, precision: str, threads: int | N
         Seconds of the quickest step: other processes may slow down any of them.
 
     Raises:
-        NotHereError: Lightning trains in another precision on this device.
+        NotHereError: another precision takes its place on this device.
     """
     import torch
     from lightning.pytorch import Callback, Trainer
     from torch.utils.data import DataLoader
 
+    from lit_guide.devices import ON_CPU
     from lit_guide.model import LitClassifier
 
     losses: list[float] = []
@@ -146,8 +147,9 @@ def train(accelerator: str, device: int | None, precision: str, threads: int | N
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    if trainer.precision != precision:
-        raise NotHereError(f"this device trains in {trainer.precision} instead")
+    used = ON_CPU.get(precision, precision) if trainer.strategy.root_device.type == "cpu" else trainer.precision
+    if used != precision:
+        raise NotHereError(f"this device trains in {used} instead")
     batch = (torch.rand(16, 3, 16, 16), torch.randint(10, (16,)))
     batches: Any = [batch] * 200  # a list serves as a Dataset
     small = {"widths": [16, 32, 64]}
@@ -187,7 +189,7 @@ def _rank(rank: int, backend: str, port: int) -> None:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore("127.0.0.1", port, is_master=False)
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=2, timeout=timedelta(seconds=LIMIT_S))
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=2, timeout=timedelta(seconds=LONG_LIMIT_S))
     device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
     network = nn.parallel.DistributedDataParallel(nn.Linear(4, 1).to(device))
     network(torch.full((1, 4), rank + 1.0, device=device)).sum().backward()

@@ -217,4 +217,4 @@ def _alternative(path: Path) -> str:
         except Exception:  # whatever is wrong with that one, it is not the one to offer
             continue
         return f" Use {other} instead."
-    return ""
+    return " Use another checkpoint, or train anew."

@@ -57,6 +57,7 @@ UNFIT_WARNINGS = (
     ".*does not have many workers.*",  # data in memory are fastest without workers
     "Experiment logs directory .* exists and is not empty",  # ours to continue: MetricsCSV keeps the file
     "Checkpoint directory .* exists and is not empty",  # likewise
+    "Precision .* is not supported by the model summary",  # its sizes are in float32
     "Be aware that when using `ckpt_path`, callbacks",  # an evaluation needs no ModelCheckpoint
     "The dirpath has changed from",  # evaluating elsewhere than in the run
     "Total length of `list` across ranks is zero",  # data.val_fraction 0 means no validation

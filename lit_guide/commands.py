@@ -58,7 +58,7 @@ def _fit(cli: ClassifierCLI) -> None:
     trainer, run_dir, started = cli.trainer, cli.run_dir, time.perf_counter()
     _run(cli, trainer.fit)
     if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
-        print(f"Nothing was left to train: {_limit(trainer)} to train on.")
+        print(f"Nothing was left to train. To train on, {_limit(trainer)}.")
     best = trainer.strategy.broadcast(best_checkpoint(trainer))  # one process writes it: the others would not see it yet
     if best is None and trainer.is_global_zero:
         print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
@@ -100,7 +100,7 @@ def _limit(trainer: Trainer) -> str:
         return f"set --trainer.max_steps above {trainer.max_steps}"
     if trainer.current_epoch == trainer.max_epochs:
         return f"set --trainer.max_epochs above {trainer.max_epochs}"
-    return "set --trainer.max_time, which counts the run from its start, to more"
+    return "give more --trainer.max_time; it counts the run from its start"
 
 
 def validate(args: list[str]) -> None:
@@ -215,6 +215,8 @@ def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
         raise
     except Exception as error:
         told = explain_failure(error, cli.trainer, cli.datamodule)
+        if told is None and cli.stop.received:  # the signal went to what this process waited for, such as a compiler
+            raise Stopped(cli.stop.received) from error
         if told is None:
             raise
         raise told from error

@@ -92,9 +92,8 @@ def _check(cli: DataCLI) -> None:
     wrong, images = report.wrong, report.images
     if root is not None and report.bad_files:
         moved = quarantine(root, report.bad_files)
-        print(
-            f"Moved {len(moved)} of {report.images:,} files to {folder_of(root)}; the same command with --fix undo moves them back."
-        )
+        where = folder_of(root)
+        print(f"Moved {len(moved)} of {images:,} files to {where}; the same command with --fix undo moves them back.")
         images -= len(moved)
         if len(moved) == len(report.bad_files):
             wrong = [finding for finding in wrong if finding.kind != "unreadable"]

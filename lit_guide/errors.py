@@ -49,7 +49,9 @@ def warn(message: str) -> None:
         print(f"lit-guide: {message}", file=sys.stderr)
 
 
-def explain(message: str, known: Iterable[str], classes: Iterable[str], importable: Iterable[str]) -> str:
+def explain(
+    message: str, known: Iterable[str], classes: Iterable[str], importable: Iterable[str], prog: str = "lit-guide fit"
+) -> str:
     """What a jsonargparse error means, in a line or two.
 
     Args:
@@ -57,6 +59,7 @@ def explain(message: str, known: Iterable[str], classes: Iterable[str], importab
         known: the configuration keys there are, for a suggestion.
         classes: names of the classes that a configuration may name, likewise.
         importable: the modules whose classes a configuration may name.
+        prog: the command, whose --help is named.
     """
     key = "".join(re.findall(r'^Parser key "([\w.]+)"', message)[:1])
     denied = re.search(r"Importing '(.+?)' is not allowed", message)
@@ -70,14 +73,16 @@ def explain(message: str, known: Iterable[str], classes: Iterable[str], importab
         if name in known:  # of the class that was there by default
             return f"{name} is no setting of what was chosen for {name.rpartition('.')[0]}."
         near = get_close_matches(name, set(known), n=1, cutoff=0.6)
-        hint = f"Did you mean {near[0]}?" if near else "lit-guide fit --help lists all keys."
+        hint = f"Did you mean {near[0]}?" if near else f"{prog} --help lists all keys."
         return f"There is no flag or key {name!r}. {hint}"
     if message.endswith("arguments are required: data") or "DataModule is abstract" in message:
         return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
     no_class = re.search(r"Expected a dot import path string: (\w+)$|(?:No subclass|no class).*?'(\w+)'", message, re.MULTILINE)
     if no_class:
         name = no_class[1] or no_class[2]
-        near = get_close_matches(name.lower(), {c.lower(): c for c in classes}, n=1)
+        lower = [c.lower() for c in classes]
+        # ddp is DDPStrategy's short name: that one takes no settings.
+        near = get_close_matches(name.lower(), lower, n=1) or [c for c in lower if c == f"{name.lower()}strategy"]
         hint = f" Did you mean {next(c for c in classes if c.lower() == near[0])}?" if near else ""
         return f"{key}: there is no class {name!r}.{hint}"
     given = re.search(r"Given value: (?:NestedArg\(key='([\w.]+)', val='?(.*?)'?\)|(.*))$", message, re.MULTILINE)

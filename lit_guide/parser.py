@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -45,6 +46,8 @@ IMPORTABLE = [
 ]
 set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=IMPORTABLE)
 
+SUGGESTED = (DataModule, Optimizer, LRScheduler, Callback, Logger, Strategy)  # their classes, where a name is misspelt
+
 CALL_ONLY = ("config", "ckpt_path", "run", "run_dir", "resume", "images", "verbose")  # not of the run: left out of config.yaml
 
 
@@ -58,8 +61,8 @@ class Parser(LightningArgumentParser):
         """Raise ConfigError where jsonargparse would print its usage and exit."""
         if not self.exit_on_error:  # the parsers that jsonargparse makes for itself expect its own error
             super().error(message, ex)
-        classes = [cls.__name__ for base in (DataModule, Optimizer, LRScheduler, Callback, Logger) for cls in subclasses(base)]
-        told = explain(message, self._known_keys(), classes, IMPORTABLE)
+        classes = [cls.__name__ for base in SUGGESTED for cls in subclasses(base)]
+        told = explain(message, self._known_keys(), classes, IMPORTABLE, self.prog)
         precision = re.match(r"trainer\.precision is (\S+): expected", told)
         raise (no_precision(precision[1]) if precision else ConfigError(told)) from None
 
@@ -123,6 +126,12 @@ class ClassifierCLI(LightningCLI):
                 raise ConfigError(f"{key} stands in a configuration file, but it belongs to one call: give it as --{key}.")
         if self.continued is not None and self.config.run_dir is not None:
             raise ConfigError("--run goes on in that run's own directory: leave --run_dir out, or give --ckpt_path FILE instead.")
+        if self.checkpoint is not None and self.command == "fit":
+            epoch, most = self.checkpoint.get("epoch", 0), self.config.trainer.max_epochs
+            if most is not None and 0 <= most < epoch:
+                raise ConfigError(
+                    f"{self.ckpt_path} is of epoch {epoch + 1}: --trainer.max_epochs {most} is too few to go on from it."
+                )
         if self.checkpoint is not None:
             self.config.model.weights = None  # the checkpoint's own weights come in their place; nothing is downloaded
         images = self.config.get("images")

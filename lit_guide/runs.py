@@ -201,8 +201,11 @@ def run_of_checkpoint(checkpoint: Path) -> Path | None:
 
 def how_to_go_on(run_dir: Path) -> str:
     """What to type to continue a run; empty where it has no checkpoint to go on from."""
-    where = shlex.quote(str(run_dir))
-    return f"Go on with: lit-guide fit --run {where}" if (run_dir / LAST).is_file() else ""
+    if not (run_dir / LAST).is_file():
+        return ""
+    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+        return "It goes on where it is started again, or by the same command with --resume true."
+    return f"Go on with: lit-guide fit --run {shlex.quote(str(run_dir))}"
 
 
 @contextlib.contextmanager

@@ -342,6 +342,15 @@ def test_continuing_a_finished_run_says_so_and_keeps_its_figures(run: Run, own_r
     assert scores(after, "test") == pytest.approx(scores(before, "test"))
 
 
+def test_f12_too_few_epochs_to_go_on_from_are_refused_and_the_run_stays_as_it_is(run: Run, own_run: Path) -> None:
+    before = (own_run / "config.yaml").read_text()
+    for command in (["--run", own_run], ["--run_dir", own_run, "--resume", "true"]):
+        outcome = run("fit", *DIGITS, *command, "--trainer.max_epochs", "0")
+        assert outcome.code == 2
+        assert "last.ckpt is of epoch 2: --trainer.max_epochs 0 is too few to go on from it.\n" in outcome.err
+    assert (own_run / "config.yaml").read_text() == before
+
+
 def test_continuing_a_moved_run_keeps_its_best_checkpoint(run: Run, own_run: Path) -> None:
     best = (own_run / "checkpoints/best.ckpt").read_bytes()  # `own_run` is a copy: another path than it was trained in
     worse = ["--trainer.max_epochs", "3", "--model.optimizer.lr", "50", "--model.scheduler", "null"]

@@ -39,6 +39,10 @@ def test_exit_codes() -> None:
             "model.optimizer: there is no class 'Sgd'. Did you mean SGD?",
         ),
         (
+            'Parser key "trainer.strategy":\n  - Expected a dot import path string: ddp\n  - other',
+            "trainer.strategy: there is no class 'ddp'. Did you mean DDPStrategy?",
+        ),
+        (
             "Parser key \"trainer.max_epochs\":\n  - Expected a <class 'int'>\n  - Expected a <class 'NoneType'>\n"
             "  Given value: x",
             "trainer.max_epochs is x: expected int, or null.",
@@ -51,4 +55,4 @@ def test_exit_codes() -> None:
     ],
 )
 def test_parser_errors_in_plain_words(message: str, told: str) -> None:
-    assert explain(message, KNOWN, ["SGD", "Adam"], ["torch.optim"]) == told
+    assert explain(message, KNOWN, ["SGD", "Adam", "DDPStrategy"], ["torch.optim"]) == told

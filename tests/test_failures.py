@@ -5,14 +5,17 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
+from lit_guide.commands import _run
 from lit_guide.data import DigitsData
-from lit_guide.errors import UserError
+from lit_guide.errors import Stopped, UserError
 from lit_guide.failures import explain_failure
 from lit_guide.model import LitClassifier
 from lit_guide.networks import NETWORKS
@@ -256,3 +259,18 @@ def test_f21_a_process_without_memory_ends_with_the_flags(tmp_path):
     assert f"lit-guide: {told}" in done.stderr
     assert "--data.batch_size 256 --trainer.accumulate_grad_batches 2 (512 images a step" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_f04_what_a_signal_broke_besides_is_no_failure(tmp_path: Path) -> None:
+    trainer = Trainer(logger=False, default_root_dir=tmp_path, accelerator="cpu", enable_checkpointing=False)
+    cli: Any = SimpleNamespace(trainer=trainer, model=None, datamodule=None, ckpt_path=None, stop=SimpleNamespace(received=0))
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the compiler was ended by SIGTERM")
+
+    with pytest.raises(RuntimeError, match="the compiler"):
+        _run(cli, broken)
+    cli.stop.received = signal.SIGTERM
+    with pytest.raises(Stopped) as stopped:
+        _run(cli, broken)
+    assert stopped.value.code == 143

@@ -80,12 +80,23 @@ def test_every_shipped_recipe_parses(recipe: Path, tmp_path: Path) -> None:
     parse(tmp_path, "--config", str(recipe), *map(str, where.get(recipe.stem, [])))
 
 
+@pytest.mark.parametrize("overlay", ["multinode", "slurm"])
+def test_fsdp_keeps_the_time_limit_of_several_machines_and_takes_another(run: Run, overlay: str) -> None:
+    command = ["fit", *DIGITS, "--config", f"configs/device/{overlay}.yaml", "--config", "configs/device/fsdp.yaml"]
+    for more, timeout in (([], "0:00:40"), (["--trainer.strategy.timeout", "0:05:00"], "0:05:00")):
+        outcome = run(*command, *more, "--print_config")
+        assert outcome.code == 0, outcome.err
+        strategy = yaml.safe_load(outcome.out)["trainer"]["strategy"]
+        assert strategy["class_path"].endswith("FSDPStrategy")
+        assert strategy["init_args"]["timeout"] == timeout
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_shipped_overlay_parses(overlay: Path, tmp_path: Path) -> None:
     keys = yaml.safe_load(overlay.read_text())
     # What is written for GPUs or several machines must parse without them too.
     on_this_machine = ["--accelerator", "cpu", "--devices", "1", "--trainer.num_nodes", "1"]
-    if keys["trainer"].get("strategy") == "fsdp":
+    if overlay.stem == "fsdp":
         on_this_machine += ["--strategy", "ddp"]
     cli = parse(tmp_path, "--config", str(overlay), *on_this_machine)
     replaced = [arg.rpartition(".")[2].removeprefix("--") for arg in on_this_machine[::2]]

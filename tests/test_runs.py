@@ -14,10 +14,12 @@ import pytest
 from lit_guide import runs
 from lit_guide.errors import ConfigError, UserError
 from lit_guide.runs import (
+    LAST,
     RUN_DIR_VARIABLE,
     claim_run_dir,
     enter_run_dir,
     find_run,
+    how_to_go_on,
     leave_run_dir,
     release_run_dir,
     update_results,
@@ -527,3 +529,12 @@ def test_a_reader_never_sees_half_of_results_json(tmp_path):
     assert seen == sorted(seen)
     assert len(set(seen)) > 3  # it did read while the other wrote
     assert list(files_below(tmp_path)) == ["results.json"]
+
+
+def test_how_to_go_on_is_what_the_one_who_started_the_run_can_type(tmp_path, monkeypatch):
+    assert how_to_go_on(tmp_path) == ""
+    (tmp_path / LAST).parent.mkdir()
+    (tmp_path / LAST).touch()
+    assert how_to_go_on(tmp_path) == f"Go on with: lit-guide fit --run {tmp_path}"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert how_to_go_on(tmp_path) == "It goes on where it is started again, or by the same command with --resume true."

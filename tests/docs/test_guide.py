@@ -1,6 +1,6 @@
 """Every block of the guide runs as it stands there, and prints what the guide shows: here the Chinese one.
 
-The English one runs as notebooks (test_notebooks.py); that both hold the same blocks is tested too.
+The English one runs as notebooks (test_notebooks.py); that both hold the same blocks is tested too, and what a chapter has.
 """
 
 import contextlib
@@ -22,7 +22,14 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 DOCS = Path(__file__).parents[2] / "docs"
 CHAPTERS = sorted(path.stem for path in (DOCS / "en").glob("[0-9]*.md"))
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(?:^(<!--- skip: [^\n]*)\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# All that may keep a block from being run; where the condition does not hold, it runs.
+SKIPS = {
+    '"needs the network"',
+    'if(not __import__("shutil").which("nvidia-smi"), reason="needs an NVIDIA GPU")',
+    'if(not torch.cuda.is_available(), reason="needs a GPU")',
+    'if(torch.cuda.is_available() or not torch.version.cuda, reason="needs a CUDA build, and no GPU")',
+}
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +43,11 @@ def run_python(example: Example) -> None:
 
 def run_shell(example: Example) -> None:
     """Both streams, as a terminal shows them."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"}
     command = ["bash", "-euo", "pipefail", "-c", example.parsed]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stdout
     example.namespace["shown"] = done.stdout
 
@@ -68,19 +77,57 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the guide's commands are for a POSIX shell")
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_runs_and_shows_what_it_prints(chapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     document = GUIDE.parse(DOCS / "zh" / f"{chapter}.md")
-    examples = list(document.examples())
-    assert len(examples) >= 4
-    for example in examples:
+    for example in document.examples():
         with contextlib.suppress(unittest.SkipTest):  # of one block, where it needs a GPU or the network
             example.evaluate()
 
 
+def text_of(language: str, chapter: str) -> str:
+    return (DOCS / language / f"{chapter}.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_both_languages_hold_the_same_blocks(chapter: str) -> None:
-    english, chinese = (BLOCK.findall((DOCS / folder / f"{chapter}.md").read_text(encoding="utf-8")) for folder in ("en", "zh"))
+def test_both_languages_hold_the_same_blocks_headings_links_and_anchors(chapter: str) -> None:
+    english, chinese = (
+        {
+            "blocks": BLOCK.findall(text),
+            "headings": re.findall(r"^(#+) ", prose, re.MULTILINE),
+            "links": sorted(re.findall(r"\]\(([^)]+)\)", prose)),
+            "anchors": re.findall(r'<a id="([^"]+)">', prose),
+            "errors": re.findall(r"^\*\*(`.+`)\*\*", prose, re.MULTILINE),
+        }
+        for language in ("en", "zh")
+        for text in [text_of(language, chapter)]
+        for prose in [BLOCK.sub("", text)]
+    )
     assert chinese == english
+
+
+def test_hardly_a_block_is_left_out() -> None:
+    skips = [skip for chapter in CHAPTERS for skip, _, _ in BLOCK.findall(text_of("en", chapter)) if skip]
+    conditions = [skip.removeprefix("<!--- skip: next ").removesuffix(" -->") for skip in skips]
+    assert set(conditions) == SKIPS
+    assert conditions.count('"needs the network"') == 3  # the installation, a new project, and its update
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_has_code_the_way_to_the_project_errors_and_an_exercise(chapter: str) -> None:
+    text = text_of("en", chapter)
+    sections = dict(re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", BLOCK.sub(r"<\2>", text), re.MULTILINE | re.DOTALL))
+    assert re.search(r"\]\(\.\./\.\./\w", sections["In lit-guide"])
+    assert 2 <= len(re.findall(r"^\*\*`", sections["Errors that you will meet"], re.MULTILINE)) <= 4
+    (answer,) = re.findall(r"<details><summary>Answer</summary>(.*?)</details>", sections["Exercise"], re.DOTALL)
+    assert re.search("<(python|bash)>", answer)
+    assert "<output>" in answer
+
+
+def test_the_readme_leads_to_each_chapter() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (DOCS.parent / "README.md").read_text(encoding="utf-8"))
+    assert [link for link in links if not (DOCS.parent / link).exists()] == []
+    assert {f"docs/{language}/{chapter}.md" for language in ("en", "zh") for chapter in CHAPTERS} <= set(links)
