@@ -52,6 +52,7 @@ bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a qu
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/cpu_precision.py
 	$(BIN)/python benchmarks/resume_cost.py
+	$(BIN)/python benchmarks/guide.py
 	command -v nvidia-smi > /dev/null || exit 0; $(BIN)/python benchmarks/gpu_step.py
 # end
 

@@ -1,0 +1,61 @@
+"""The guide is quick to build and to run, so that CI does both each time.
+
+Claims, wall time of whole processes on 2 cores: `docs/build.py` builds the sites of both languages and all notebooks, from nothing,
+in <= 60 s (the longest of n = 3); every block of every chapter runs, the English ones as notebooks and the Chinese ones as they
+stand there, in <= 300 s (n = 1).
+
+    python benchmarks/guide.py [--quick]
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import record
+
+ROOT = Path(__file__).parent.parent
+BUILDS, CORES = 3, 2
+BUILD_SECONDS, BLOCK_SECONDS = 60.0, 300.0
+BLOCKS = ["-m", "pytest", "-q", "tests/docs/test_guide.py", "tests/docs/test_notebooks.py"]
+
+
+def seconds(*command: str) -> float:
+    """Wall time of Python with these arguments, which must end well."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    elapsed = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return round(elapsed, 2)
+
+
+def build() -> dict[str, Any]:
+    """Build all of it into a new folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {"build_s": seconds("docs/build.py", folder)}
+
+
+def main() -> int:
+    given = record.arguments(__doc__).parse_args()
+    quick, wait = given.quick, None if given.quick else given.wait
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    which = "runs and 03_autograd" if quick else "runs"
+    builds = record.repeat(1 if quick else BUILDS, lambda index: build(), wait)
+    runs = record.repeat(1, lambda index: {"blocks_s": seconds(*BLOCKS, "-k", which)}, wait)
+    longest = max(item["build_s"] for item in record.undisturbed(builds))
+    blocks = record.undisturbed(runs)[0]["blocks_s"]
+    claims = [
+        record.claim("seconds to build the guide in both languages", longest, BUILD_SECONDS, len(record.undisturbed(builds))),
+        record.claim("seconds to run every block of the guide, in both languages", blocks, BLOCK_SECONDS, 1),
+    ]
+    middle = record.medians(builds) | record.medians(runs)
+    return record.finish("guide", claims, [*builds, *runs], middle, {"blocks": BLOCKS}, quick)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
