@@ -1,8 +1,8 @@
 """The guide is quick to build and to run, so that CI does both each time.
 
-Claims, wall time of whole processes on 2 cores: `docs/build.py` builds the sites of both languages and all notebooks, from nothing,
-in <= 60 s (the longest of n = 3); every block of every chapter runs, the English ones as notebooks and the Chinese ones as they
-stand there, in <= 300 s (n = 1).
+Claims, wall time of whole processes on 2 cores: `docs/build.py` builds the sites of both languages and all notebooks, from
+nothing, in <= 60 s (the longest of n = 3); every block of every chapter runs, the English ones as notebooks and the Chinese ones
+as they stand there, in <= 300 s (n = 1).
 
     python benchmarks/guide.py [--quick]
 """
