@@ -49,9 +49,7 @@ def warn(message: str) -> None:
         print(f"lit-guide: {message}", file=sys.stderr)
 
 
-def explain(
-    message: str, known: Iterable[str], classes: Iterable[str], importable: Iterable[str], prog: str = "lit-guide fit"
-) -> str:
+def explain(message: str, known: Iterable[str], classes: Iterable[str], importable: Iterable[str], prog: str) -> str:
     """What a jsonargparse error means, in a line or two.
 
     Args:

@@ -55,4 +55,4 @@ def test_exit_codes() -> None:
     ],
 )
 def test_parser_errors_in_plain_words(message: str, told: str) -> None:
-    assert explain(message, KNOWN, ["SGD", "Adam", "DDPStrategy"], ["torch.optim"]) == told
+    assert explain(message, KNOWN, ["SGD", "Adam", "DDPStrategy"], ["torch.optim"], "lit-guide fit") == told
