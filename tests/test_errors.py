@@ -55,4 +55,5 @@ def test_exit_codes() -> None:
     ],
 )
 def test_parser_errors_in_plain_words(message: str, told: str) -> None:
-    assert explain(message, KNOWN, ["SGD", "Adam", "DDPStrategy"], ["torch.optim"], "lit-guide fit") == told
+    classes = ["SGD", "Adam", "DDPStrategy"]
+    assert explain(message, KNOWN, classes, ["torch.optim"], "lit-guide fit") == told
