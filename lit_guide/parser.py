@@ -238,13 +238,16 @@ class ClassifierCLI(LightningCLI):
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
     def _rows_to_keep(self) -> int | None:
-        """Rows of metrics.csv that a run goes on after; None: all of them, its training had come to an end."""
+        """Rows of metrics.csv that a run goes on after; None: all, also those of the evaluation at the end of its training."""
         if self.continued is None and self.config.resume:
             return 0
         if self.continued is None or self.checkpoint is None:
             return None
-        ended = runs.read_results(self.run_dir).get("steps") == self.checkpoint["global_step"]
-        return None if ended else self.checkpoint.get("metrics_rows")
+        results, limits = runs.read_results(self.run_dir), self.config.trainer
+        ended = results.get("steps") == self.checkpoint["global_step"]
+        # That evaluation comes again, and its rows would stand there twice.
+        nothing_left = limits.max_epochs == results.get("epochs") or limits.max_steps == results.get("steps")
+        return None if ended and not nothing_left else self.checkpoint.get("metrics_rows")
 
     def _results_dir(self) -> Path:
         """Where an evaluation writes: --run_dir, else the run of the checkpoint, else a new directory."""

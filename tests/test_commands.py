@@ -333,10 +333,11 @@ def test_resume_starts_below_the_first_loss_and_keeps_the_metrics(run: Run, own_
 
 
 def test_continuing_a_finished_run_says_so_and_keeps_its_figures(run: Run, own_run: Path) -> None:
-    before = json.loads((own_run / "results.json").read_text())
+    before, metrics = json.loads((own_run / "results.json").read_text()), rows(own_run / "metrics.csv")
     outcome = run("fit", "--run", own_run, *NO_EXPORT)
     assert outcome.code == 0
     assert "Nothing was left to train" in outcome.out
+    assert rows(own_run / "metrics.csv") == metrics  # not once more what is evaluated again
     after = json.loads((own_run / "results.json").read_text())
     assert (after["seconds"], after["images_per_second"]) == (before["seconds"], before["images_per_second"])
     assert scores(after, "test") == pytest.approx(scores(before, "test"))
