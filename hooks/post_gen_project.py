@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# Every other file stays in the template: tests/template/test_files.py has that list.
+# Every other file stays in the template: tests/template/test_bakes.py has that list.
 CARRIED = (
     ".gitignore",
     ".pre-commit-config.yaml",
