@@ -20,7 +20,7 @@ from lit_guide.checkpoint import read_checkpoint
 from .test_processes import DIGITS, NO_EXPORT
 
 MODULE = ("-m", "lit_guide")
-KILLS = int(os.environ.get("KILLS", "1"))  # for each of the ways below; `KILLS=13` is a hunt
+KILLS = int(os.environ.get("KILLS", "1"))  # for each of the ways below; `KILLS=13 pytest -rP` is a hunt: other numbers, other moments
 FIT = [*DIGITS, "--trainer.max_epochs", "4", "--checkpoint.every_n_steps", "7", "--trainer.enable_model_summary", "false"]
 # On one thread: sums in another order would differ in the last bits.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -63,7 +63,7 @@ def same(one: Path, other: Path) -> bool:
 )
 def test_f02_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, options: list[str]) -> None:
     assert start(tmp_path, *FIT, *options, "--run_dir", "whole").wait(300) == 0, (tmp_path / "log").read_text()
-    chance, last, left = random.Random(len(str(options))), tmp_path / "run" / LAST, KILLS
+    chance, last, left = random.Random(f"{KILLS} {options}"), tmp_path / "run" / LAST, KILLS
     args = [*FIT, *options, "--run_dir", "run"]
     while True:
         before = last.stat().st_mtime_ns if last.is_file() else 0
@@ -78,6 +78,7 @@ def test_f02_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, options: list
         left -= 1
         args = ["--run", "run"]
     assert process.wait(300) == 0, (tmp_path / "log").read_text()
+    print(f"{KILLS - left} kills")
     assert left < KILLS
     for name in (LAST, "checkpoints/best.ckpt"):
         assert same(tmp_path / "whole" / name, tmp_path / "run" / name), name
