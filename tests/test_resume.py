@@ -20,7 +20,7 @@ from lit_guide.checkpoint import read_checkpoint
 from .test_processes import DIGITS, NO_EXPORT
 
 MODULE = ("-m", "lit_guide")
-KILLS = int(os.environ.get("KILLS", "1"))  # for each of the ways below; `KILLS=13 pytest -rP` is a hunt: other numbers, other moments
+KILLS = int(os.environ.get("KILLS", "1"))  # at most, each way; `KILLS=13 pytest -rP` is a hunt, 14 one at other moments
 FIT = [*DIGITS, "--trainer.max_epochs", "4", "--checkpoint.every_n_steps", "7", "--trainer.enable_model_summary", "false"]
 # On one thread: sums in another order would differ in the last bits.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
