@@ -18,8 +18,10 @@ demo: $(STAMP)  ## train, test and export
 test: $(STAMP)  ## the fast tests, under 5 minutes
 	$(BIN)/python -m pytest -m "not slow"
 
+# Most of them wait for processes to start: two at a time, on a thread each, take little more than half the time.
+test-slow: export OMP_NUM_THREADS := 1
 test-slow: $(STAMP)  ## the others
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)  ## style and types, nothing is changed
 	$(BIN)/ruff check .
