@@ -140,13 +140,13 @@ def test_f01_a_run_whose_time_is_up_while_it_accumulates_is_saved(fit: Fit, watc
     assert len(watch.batches) == 2 * step_of("part")  # a window that was begun was ended
     done = fit("--run=part")
     assert done.code == 0
-    assert "Nothing was left to train: set --trainer.max_time" in done.out
+    assert "Nothing was left to train. To train on, give more --trainer.max_time;" in done.out
 
 
 @pytest.mark.parametrize(("key", "limit"), [("max_steps", STEPS + 1), ("max_epochs", 1)])
 def test_a_run_with_nothing_left_to_train_names_the_limit_that_holds(fit: Fit, key: str, limit: int) -> None:
     assert fit("--run_dir=part", f"--trainer.{key}={limit}").code == 0
-    assert f"Nothing was left to train: set --trainer.{key} above {limit} to train on." in fit("--run=part").out
+    assert f"Nothing was left to train. To train on, set --trainer.{key} above {limit}.\n" in fit("--run=part").out
 
 
 def test_f04_a_signal_in_the_validation_that_a_run_ends_with_is_not_forgotten(fit: Fit, watch: Watch) -> None:
