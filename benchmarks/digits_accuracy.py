@@ -8,7 +8,6 @@ best checkpoint; importing and parsing come before. The wall time of the whole p
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -50,8 +49,7 @@ def train(recipe: str, seed: int, options: list[str]) -> dict[str, Any]:
 def main() -> int:
     given = record.arguments(__doc__).parse_args()
     quick = given.quick
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    record.keep_to(CORES)
     options = ["--trainer.max_epochs", "2"] if quick else []
     runs = record.repeat(1 if quick else SEEDS, lambda seed: train("digits.yaml", seed, options), None if quick else given.wait)
     counted = record.undisturbed(runs)

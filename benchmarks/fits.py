@@ -26,8 +26,7 @@ CORES = 2
 
 def two_cores() -> None:
     """Let this process, and those that it starts, run on two cores only, where the system can do that."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    record.keep_to(CORES)
 
 
 def prepare() -> None:

@@ -8,11 +8,9 @@ exports takes <= 60 s (the longest of n = 3). The template is a clone of this re
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +23,6 @@ BAKE_SECONDS, RUN_SECONDS = 2.0, 60.0
 FIT = ["-m", "my_classifier", "fit", "--config", "configs/digits.yaml", "--run_dir", "run", "--accelerator", "cpu"]
 
 
-def call(*command: str, cwd: Path, **env: str) -> float:
-    """Wall time of one process that must end well."""
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
-    elapsed = time.perf_counter() - started
-    if done.returncode:
-        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return elapsed
-
-
 def bake(template: Path, options: list[str] | None = None) -> dict[str, Any]:
     """Generate; with options of `fit`, train too."""
     with tempfile.TemporaryDirectory() as name:
@@ -42,11 +30,11 @@ def bake(template: Path, options: list[str] | None = None) -> dict[str, Any]:
         config = folder / "cookiecutter.yaml"
         config.write_text(f"replay_dir: '{folder / 'replay'}'\n", encoding="utf-8")
         command = [sys.executable, "-m", "cookiecutter", str(template), "--no-input"]
-        figures: dict[str, Any] = {"bake_s": round(call(*command, cwd=folder, COOKIECUTTER_CONFIG=str(config)), 3)}
+        figures: dict[str, Any] = {"bake_s": round(record.call(*command, cwd=folder, COOKIECUTTER_CONFIG=str(config)), 3)}
         project = folder / "my-classifier"
         figures["files"] = sum(path.is_file() for path in project.rglob("*"))
         if options is not None:
-            figures["fit_s"] = round(call(sys.executable, *FIT, *options, cwd=project), 2)
+            figures["fit_s"] = round(record.call(sys.executable, *FIT, *options, cwd=project), 2)
             figures["total_s"] = round(figures["bake_s"] + figures["fit_s"], 2)
             results = json.loads((project / "run/results.json").read_text(encoding="utf-8"))
             figures["test_accuracy"] = results["test"]["accuracy"]
@@ -58,8 +46,7 @@ def main() -> int:
     given = record.arguments(__doc__).parse_args()
     quick = given.quick
     wait = None if quick else given.wait
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    record.keep_to(CORES)
     options = ["--trainer.max_epochs", "1"] if quick else []
     with tempfile.TemporaryDirectory() as name:
         template = Path(name) / "template"

@@ -7,11 +7,8 @@ as they stand there, two chapters at a time as in `make test-slow`, in <= 300 s 
     python benchmarks/guide.py [--quick]
 """
 
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +20,24 @@ BUILD_SECONDS, BLOCK_SECONDS = 60.0, 300.0
 BLOCKS = ["-m", "pytest", "-q", "tests/docs/test_guide.py", "tests/docs/test_notebooks.py", "-n", "2", "--dist", "loadfile"]
 
 
-def seconds(*command: str, **env: str) -> float:
-    """Wall time of Python with these arguments, which must end well."""
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, check=False
-    )
-    elapsed = time.perf_counter() - started
-    if done.returncode:
-        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return round(elapsed, 2)
-
-
 def build() -> dict[str, Any]:
     """Build all of it into a new folder."""
     with tempfile.TemporaryDirectory() as folder:
-        return {"build_s": seconds("docs/build.py", folder)}
+        return {"build_s": round(record.call(sys.executable, "docs/build.py", folder, cwd=ROOT), 2)}
+
+
+def run(which: str) -> dict[str, Any]:
+    """Run the blocks of the chapters that pytest's -k chooses."""
+    return {"blocks_s": round(record.call(sys.executable, *BLOCKS, "-k", which, cwd=ROOT, OMP_NUM_THREADS="1"), 2)}
 
 
 def main() -> int:
     given = record.arguments(__doc__).parse_args()
     quick, wait = given.quick, None if given.quick else given.wait
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    record.keep_to(CORES)
     which = "runs and 03_autograd" if quick else "runs"
     builds = record.repeat(1 if quick else BUILDS, lambda index: build(), wait)
-    runs = record.repeat(1, lambda index: {"blocks_s": seconds(*BLOCKS, "-k", which, OMP_NUM_THREADS="1")}, wait)
+    runs = record.repeat(1, lambda index: run(which), wait)
     longest = max(item["build_s"] for item in record.undisturbed(builds))
     blocks = record.undisturbed(runs)[0]["blocks_s"]
     claims = [

@@ -10,7 +10,6 @@ images is given by a flag, since the patches are small: `--data.image_size 64`. 
     python benchmarks/photo_task.py [--quick]
 """
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -58,8 +57,7 @@ def make_patches(root: Path) -> Path:
 def main() -> int:
     given = record.arguments(__doc__).parse_args()
     quick = given.quick
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    record.keep_to(CORES)
     with tempfile.TemporaryDirectory() as folder:
         root = make_patches(Path(folder) / "patches")
         options = ["--data.root", str(root), "--data.image_size", "64", *(["--trainer.max_epochs", "2"] if quick else [])]
