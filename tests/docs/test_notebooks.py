@@ -1,7 +1,5 @@
 """Every chapter runs as a Jupyter notebook, and its cells print what the guide shows."""
 
-import doctest
-import os
 import re
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -14,10 +12,8 @@ import torch
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from tests.docs.test_guide import BLOCK
+from tests.docs.test_guide import BLOCK, CHAPTERS, DOCS, TERMINAL, is_shown, text_of
 
-DOCS = Path(__file__).parents[2] / "docs"
-CHAPTERS = sorted(path.stem for path in (DOCS / "en").glob("[0-9]*.md"))
 OUTPUT = re.compile(r"\s*(?:<!--- skip: next ([^\n]*) -->\n)?```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # In one stream, stopping at a failure, and without the colours that the kernel asks programs for.
 LIKE_THE_GUIDE = "exec 2>&1; set -euo pipefail; unset FORCE_COLOR CLICOLOR CLICOLOR_FORCE; export TERM=dumb"
@@ -57,8 +53,8 @@ def printed(cell: NotebookNode) -> str:
 def test_a_notebook_runs_and_its_cells_print_what_the_guide_shows(
     build: ModuleType, chapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("COLUMNS", "80")
+    for name, value in TERMINAL.items():
+        monkeypatch.setenv(name, value)
     book = build.notebook(DOCS / "en" / f"{chapter}.md")
     for cell in book.cells:
         if cell.cell_type == "code" and cell.source.startswith("%%bash"):
@@ -70,10 +66,9 @@ def test_a_notebook_runs_and_its_cells_print_what_the_guide_shows(
         if wanted is not None and wanted[1] and is_left_out(wanted[1]):
             left_out += 1
         elif wanted is not None:
-            shown, expected = (re.sub(r" +$", "", text, flags=re.MULTILINE) for text in (printed(cell), wanted[2]))
-            assert doctest.OutputChecker().check_output(expected, shown, doctest.ELLIPSIS), f"{cell.source}\n--- prints\n{shown}"
+            assert is_shown(wanted[2], printed(cell)), f"{cell.source}\n--- prints\n{printed(cell)}"
             compared += 1
-    outputs = [language for _, language, _ in BLOCK.findall((DOCS / "en" / f"{chapter}.md").read_text(encoding="utf-8"))]
+    outputs = [language for _, language, _ in BLOCK.findall(text_of("en", chapter))]
     assert compared + left_out == outputs.count("output")
     assert compared > left_out
 
@@ -83,8 +78,7 @@ def test_both_languages_have_the_same_cells(build: ModuleType, chapter: str) -> 
     english, chinese = (build.notebook(DOCS / language / f"{chapter}.md") for language in ("en", "zh"))
     assert code(english) == code(chinese)
     for language, book in (("en", english), ("zh", chinese)):
-        text = (DOCS / language / f"{chapter}.md").read_text(encoding="utf-8")
-        blocks = [skip for skip, kind, _ in BLOCK.findall(text) if kind in ("python", "bash")]
+        blocks = [skip for skip, kind, _ in BLOCK.findall(text_of(language, chapter)) if kind in ("python", "bash")]
         assert len(code(book)) == len([skip for skip in blocks if "network" not in skip])  # no other became text
 
 
@@ -92,8 +86,7 @@ def test_both_languages_have_the_same_cells(build: ModuleType, chapter: str) -> 
 def test_the_answer_is_folded(build: ModuleType, chapter: str) -> None:
     for language in ("en", "zh"):
         book = build.notebook(DOCS / language / f"{chapter}.md")
-        text = (DOCS / language / f"{chapter}.md").read_text(encoding="utf-8")
-        answers = re.findall(r"<details>(.*?)</details>", text, re.DOTALL)
+        answers = re.findall(r"<details>(.*?)</details>", text_of(language, chapter), re.DOTALL)
         folded = [cell.source for cell in book.cells if cell.metadata.get("jupyter", {}).get("source_hidden")]
         assert len(folded) >= 1
         assert len(folded) == sum(len(re.findall(r"^```(?:python|bash)$", answer, re.MULTILINE)) for answer in answers)

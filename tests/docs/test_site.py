@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -85,6 +86,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = build(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def search_index(site: Path, language: str) -> dict[str, Any]:
+    text = (site / language / "searchindex.js").read_text(encoding="utf-8")
+    index: dict[str, Any] = json.loads(re.sub(r"^Search\.setIndex\((.*)\)$", r"\1", text.strip()))
+    return index
 
 
 def pages(site: Path) -> list[Page]:
@@ -164,8 +171,7 @@ def test_every_row_of_the_handbook_has_its_anchor(site: Path, language: str) -> 
     ],
 )
 def test_the_search_index_finds_a_word(site: Path, language: str, word: str, chapter: str) -> None:
-    text = (site / language / "searchindex.js").read_text(encoding="utf-8")
-    index = json.loads(re.sub(r"^Search\.setIndex\((.*)\)$", r"\1", text.strip()))
+    index = search_index(site, language)
     found = index["terms"].get(word, []), index["titleterms"].get(word, [])
     documents = {index["docnames"][i] for hits in found for i in (hits if isinstance(hits, list) else [hits])}
     assert chapter in documents
@@ -179,8 +185,7 @@ def test_what_is_typed_is_split_into_words_of_the_index(site: Path, words: str) 
     done = subprocess.run(["node", "-e", script], capture_output=True, encoding="utf-8", check=True)
     split = json.loads(done.stdout)
     assert len(split) >= 2
-    text = (site / "zh/searchindex.js").read_text(encoding="utf-8")
-    index = json.loads(re.sub(r"^Search\.setIndex\((.*)\)$", r"\1", text.strip()))
+    index = search_index(site, "zh")
     assert [word for word in split if word.lower() not in {*index["terms"], *index["titleterms"]}] == []
 
 
