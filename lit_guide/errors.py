@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 # What asks a run to stop; SIGUSR1 is the warning of a scheduler. Windows has no SIGUSR1.
@@ -49,7 +49,7 @@ def warn(message: str) -> None:
         print(f"lit-guide: {message}", file=sys.stderr)
 
 
-def explain(message: str, known: Iterable[str], classes: Iterable[str], importable: Iterable[str], prog: str) -> str:
+def explain(message: str, known: Collection[str], classes: Collection[str], importable: Iterable[str], prog: str) -> str:
     """What a jsonargparse error means, in a line or two.
 
     Args:

@@ -126,13 +126,12 @@ class ClassifierCLI(LightningCLI):
                 raise ConfigError(f"{key} stands in a configuration file, but it belongs to one call: give it as --{key}.")
         if self.continued is not None and self.config.run_dir is not None:
             raise ConfigError("--run goes on in that run's own directory: leave --run_dir out, or give --ckpt_path FILE instead.")
-        if self.checkpoint is not None and self.command == "fit":
+        if self.checkpoint is not None:
             epoch, most = self.checkpoint.get("epoch", 0), self.config.trainer.max_epochs
-            if most is not None and 0 <= most < epoch:
+            if self.command == "fit" and most is not None and 0 <= most < epoch:
                 raise ConfigError(
                     f"{self.ckpt_path} is of epoch {epoch + 1}: --trainer.max_epochs {most} is too few to go on from it."
                 )
-        if self.checkpoint is not None:
             self.config.model.weights = None  # the checkpoint's own weights come in their place; nothing is downloaded
         images = self.config.get("images")
         if images:
