@@ -29,9 +29,9 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from lit_guide.data import FolderData
-from lit_guide.data.check import check
-from lit_guide.data.files import ImageDataset, Paths
-from lit_guide.data.photos import Listing, PhotoData
+from lit_guide.engine.photos.dataset import ImageDataset, Paths
+from lit_guide.engine.photos.module import Listing, PhotoData
+from lit_guide.parts.inspect.check import check
 
 IMAGES, ROUNDS, THREADS = 10_000, 5, 2
 RATE, MEMORY, INDEX = 0.9, 600.0, 120.0

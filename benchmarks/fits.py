@@ -34,7 +34,7 @@ def prepare() -> None:
     two_cores()
     import torch
 
-    import lit_guide.parser  # noqa: F401  # Lightning sets its logging up when it is imported
+    import lit_guide.engine.config.parser  # noqa: F401  # Lightning sets its logging up when it is imported
 
     record.silence_lightning()
     torch.set_num_threads(CORES)
@@ -51,8 +51,8 @@ def random_images(folder: Path, count: int, side: int) -> list[str]:
 
 def build(options: Sequence[str], folder: Path) -> Any:
     """What `lit-guide fit` builds for these flags, on the CPU, one epoch, in a new run directory below `folder`."""
-    from lit_guide.callbacks.export import EXPORTS
-    from lit_guide.parser import ClassifierCLI
+    from lit_guide.engine.config.parser import ClassifierCLI
+    from lit_guide.export.callback import EXPORTS
 
     # Exports come after the last step: without them a round is shorter, and the callbacks are there all the same.
     exports = [word for name in EXPORTS for word in (f"--export.{name}.enabled", "false")]
@@ -103,7 +103,7 @@ def step_in_processes(options: Sequence[str], skipped: int, threads: int, count:
 
 def main() -> int:
     figures, skipped, *options = sys.argv[1:]
-    import lit_guide.parser  # noqa: F401  # as in `prepare`
+    import lit_guide.engine.config.parser  # noqa: F401  # as in `prepare`
 
     record.silence_lightning()
     with tempfile.TemporaryDirectory() as folder:

@@ -168,7 +168,7 @@ def measure(device: str, quick: bool, wait: float) -> dict[str, Any]:
     """All figures, in this process, whose standard output is a terminal."""
     import torch
 
-    import lit_guide.parser  # noqa: F401  # Lightning sets its logging up when it is imported
+    import lit_guide.engine.config.parser  # noqa: F401  # Lightning sets its logging up when it is imported
 
     record.silence_lightning()
     with tempfile.TemporaryDirectory() as folder:

@@ -48,7 +48,7 @@ Side = Callable[[], tuple[float, dict[str, Any]]]
 
 def measure(quick: bool, wait: float) -> dict[str, Any]:
     """Both claims' rounds, in this process, whose standard output is a terminal."""
-    import lit_guide.parser  # noqa: F401  # Lightning sets its logging up when it is imported
+    import lit_guide.engine.config.parser  # noqa: F401  # Lightning sets its logging up when it is imported
 
     record.silence_lightning()
     found: dict[str, Any] = {}
@@ -121,8 +121,8 @@ def make_batches(steps: int, shape: tuple[int, ...]) -> Any:
 
 def our_cli(options: list[str], folder: Path) -> Any:
     """What `lit-guide fit` builds: the trainer with all callbacks and the logger, and the model."""
-    from lit_guide.callbacks.export import EXPORTS
-    from lit_guide.parser import ClassifierCLI
+    from lit_guide.engine.config.parser import ClassifierCLI
+    from lit_guide.export.callback import EXPORTS
 
     run_dir = tempfile.mkdtemp(dir=folder) + "/run"
     trainer = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0", "--trainer.accelerator", "cpu"]

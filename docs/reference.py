@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 import lit_guide
 from lit_guide import cli
-from lit_guide.data_commands import HELP as DATA_HELP
-from lit_guide.doctor import HELP as DOCTOR_HELP
+from lit_guide.parts.doctor.command import HELP as DOCTOR_HELP
+from lit_guide.parts.inspect.command import HELP as DATA_HELP
 
 WORDS = {
     "en": {

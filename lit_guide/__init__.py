@@ -6,6 +6,8 @@ Public names are imported on first use (PEP 562), so `import lit_guide` costs no
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lit_guide.engine.moved import remember_earlier_names
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -20,12 +22,12 @@ _HOME = {
     "TableData": "lit_guide.data",
     "TorchvisionData": "lit_guide.data",
     "build_network": "lit_guide.networks",
-    "load_classifier": "lit_guide.checkpoint",
+    "load_classifier": "lit_guide.engine.run.checkpoint",
 }
 __all__ = ["__version__", *_HOME]
+remember_earlier_names()
 
 if TYPE_CHECKING:
-    from lit_guide.checkpoint import load_classifier as load_classifier
     from lit_guide.data import ArrayDataset as ArrayDataset
     from lit_guide.data import ArraysData as ArraysData
     from lit_guide.data import DataModule as DataModule
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from lit_guide.data import ImageFolderDataset as ImageFolderDataset
     from lit_guide.data import TableData as TableData
     from lit_guide.data import TorchvisionData as TorchvisionData
+    from lit_guide.engine.run.checkpoint import load_classifier as load_classifier
     from lit_guide.model import LitClassifier as LitClassifier
     from lit_guide.networks import CNN as CNN
     from lit_guide.networks import build_network as build_network

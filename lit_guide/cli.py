@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 from lit_guide import __version__
-from lit_guide.errors import Stopped, UserError
-from lit_guide.runs import started_by_lightning
+from lit_guide.engine.errors import Stopped, UserError
+from lit_guide.engine.run.runs import started_by_lightning
 
 HELP = f"""lit-guide {__version__}: train, check and export image classifiers
 
@@ -96,12 +96,12 @@ def main(args: list[str] | None = None) -> int:
         end_with_parent()
     try:
         if command == "doctor":  # runs where torch can't be imported
-            from lit_guide.doctor import doctor
+            from lit_guide.parts.doctor.command import doctor
 
             doctor(args[1:])
             return 0
         with leaving_at_ctrl_c():
-            from lit_guide import commands
+            from lit_guide import fit as commands
         quiet_lightning()
         commands.COMMANDS[command](args[1:])
         commands.leave_group()

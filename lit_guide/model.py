@@ -22,10 +22,9 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-from lit_guide.devices import compile_in_place
-from lit_guide.errors import ConfigError
-from lit_guide.networks import Normalized, build_network
-from lit_guide.optim import (
+from lit_guide.engine.config.devices import compile_in_place
+from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.train.optim import (
     ADAM,
     OptimizerFactory,
     SchedulerFactory,
@@ -37,6 +36,7 @@ from lit_guide.optim import (
     scale_lr,
     wants_total_steps,
 )
+from lit_guide.networks import Normalized, build_network
 
 Batch = tuple[Tensor, Tensor]
 

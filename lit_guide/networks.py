@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision import models
 
-from lit_guide.errors import ConfigError
+from lit_guide.engine.errors import ConfigError
 
 
 class CNN(nn.Module):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import lit_guide.commands  # noqa: F401  # now: Lightning's log handler must not hold on to the stream of one test
+import lit_guide.fit  # noqa: F401  # now: Lightning's log handler must not hold on to the stream of one test
 from lit_guide.cli import main
 
 FAST = ["--accelerator", "cpu", "--trainer.max_epochs", "2"]

@@ -55,7 +55,7 @@ def test_python_m_runs_the_same_command() -> None:
 def test_an_unexpected_error_is_one_message_and_debug_shows_the_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lit_guide import commands
+    from lit_guide import fit as commands
 
     def broken(args: list[str]) -> None:
         raise ZeroDivisionError("of course")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .conftest import Run
+from tests.conftest import Run
 
 DIGITS = ["--config", "configs/digits.yaml"]
 ON_CPU = ["--accelerator", "cpu", "--devices", "1", "--run_dir", "run"]

@@ -16,10 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_guide.checkpoint import read_checkpoint
+from lit_guide.engine.run.checkpoint import read_checkpoint
 from lit_guide.model import LitClassifier
-
-from .conftest import Outcome, Run
+from tests.conftest import Outcome, Run
 
 TRAIN, VAL, BATCH, EPOCHS = 40, 12, 10, 4
 STEPS = TRAIN // BATCH  # of an epoch

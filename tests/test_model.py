@@ -12,12 +12,12 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_guide.checkpoint import load_classifier
 from lit_guide.data import DigitsData
-from lit_guide.errors import ConfigError
+from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.run.checkpoint import load_classifier
+from lit_guide.engine.train.optim import WarmupCosine, from_plain
 from lit_guide.model import LitClassifier
 from lit_guide.networks import NETWORKS
-from lit_guide.optim import WarmupCosine, from_plain
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),

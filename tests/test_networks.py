@@ -5,7 +5,7 @@ from torchvision import models
 from torchvision.transforms.v2 import functional as TF
 
 from lit_guide import networks
-from lit_guide.errors import ConfigError
+from lit_guide.engine.errors import ConfigError
 from lit_guide.networks import CNN, NETWORKS, Normalized, build_network, network_names
 
 TORCHVISION = models.list_models(module=models)

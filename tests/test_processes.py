@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from lit_guide.data import DigitsData
-
-from .conftest import Run
+from tests.conftest import Run
 
 COMMAND = [sys.executable, "-m", "lit_guide"]
 DIGITS = ["--config", "configs/digits.yaml", "--accelerator", "cpu"]

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_guide.runs import RUN_DIR_VARIABLE
-
-from .conftest import Run
-from .test_processes import COMMAND, DIGITS, NO_EXPORT
+from lit_guide.engine.run.runs import RUN_DIR_VARIABLE
+from tests.conftest import Run
+from tests.test_processes import COMMAND, DIGITS, NO_EXPORT
 
 LAST = "checkpoints/last.ckpt"
 RANKS = ["--devices", "2", "--strategy", "ddp", "--data.num_workers", "2", "--trainer.max_epochs", "10000", *NO_EXPORT]
@@ -23,7 +22,7 @@ RANKS = ["--devices", "2", "--strategy", "ddp", "--data.num_workers", "2", "--tr
 SLOW = """
 import sys, time
 from pathlib import Path
-from lit_guide import checkpoint
+from lit_guide.engine.run import checkpoint
 from lit_guide.cli import main
 
 def write(*args, usual=checkpoint._write):

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_guide import runs
-from lit_guide.checkpoint import read_checkpoint
-
-from .test_processes import DIGITS, NO_EXPORT
+from lit_guide.engine.run import runs
+from lit_guide.engine.run.checkpoint import read_checkpoint
+from tests.test_processes import DIGITS, NO_EXPORT
 
 MODULE = ("-m", "lit_guide")
 KILLS = int(os.environ.get("KILLS", "1"))  # at most, each way; `KILLS=13 pytest -rP` is a hunt, 14 one at other moments
@@ -123,7 +122,7 @@ def test_f30_ctrl_c_to_both_ranks_saves_and_leaves_none(tmp_path: Path) -> None:
 # A run that signals all of its processes, as a terminal does: before the Nth call of what is done in a phase.
 SIGNALLED = """
     import os, signal, sys
-    from lit_guide.callbacks import export
+    from lit_guide.export import callback as export
     from lit_guide.cli import main
     from lit_guide.data import DigitsData
     from lit_guide.model import LitClassifier
@@ -241,7 +240,7 @@ WRITING = """
     import itertools, os, random, signal, sys, time
     from pathlib import Path
     import torch
-    from lit_guide.checkpoint import CheckpointWriter
+    from lit_guide.engine.run.checkpoint import CheckpointWriter
 
     torch.set_num_threads(1)  # so that this process can be forked
     folder, chance, halves = Path("checkpoints"), random.Random(0), 0

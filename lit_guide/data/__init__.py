@@ -1,12 +1,12 @@
 """Where training data come from: one file per source, on one base DataModule."""
 
 from lit_guide.data.arrays import ArrayDataset, ArraysData
-from lit_guide.data.base import DataModule, Source
 from lit_guide.data.digits import DigitsData
 from lit_guide.data.folder import FolderData, ImageFolderDataset
-from lit_guide.data.photos import PhotoData
 from lit_guide.data.table import TableData
 from lit_guide.data.torchvision_set import TorchvisionData
+from lit_guide.engine.data.base import DataModule, Source
+from lit_guide.engine.photos.module import PhotoData
 
 __all__ = [
     "ArrayDataset",

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lit_guide.data.base import SPLITS, DataModule, Source
-from lit_guide.data.splits import named_split
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.engine.data.base import SPLITS, DataModule, Source
+from lit_guide.engine.data.splits import named_split
+from lit_guide.engine.errors import ConfigError, UserError
 
 Array = NDArray[Any] | Tensor
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_guide.data.files import ImageDataset, Paths
-from lit_guide.data.photos import Listing, PhotoData, shown
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.photos.dataset import ImageDataset, Paths
+from lit_guide.engine.photos.module import Listing, PhotoData, shown
 
 # What people call the splits.
 SPLIT_NAMES = {

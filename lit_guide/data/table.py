@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_guide.data.base import SPLITS
-from lit_guide.data.files import Paths
 from lit_guide.data.folder import SPLIT_NAMES
-from lit_guide.data.photos import Listing, PhotoData, shown
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.engine.data.base import SPLITS
+from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.photos.dataset import Paths
+from lit_guide.engine.photos.module import Listing, PhotoData, shown
 
 Columns = dict[str, list[str]]
 

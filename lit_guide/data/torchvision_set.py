@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lit_guide.data.base import Source
-from lit_guide.data.files import ImageDataset, Paths
-from lit_guide.data.photos import Listing, PhotoData
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.engine.data.base import Source
+from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.photos.dataset import ImageDataset, Paths
+from lit_guide.engine.photos.module import Listing, PhotoData
 
 # The classification sets by the parts that they come in, and the arguments that choose these.
 PARTS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (

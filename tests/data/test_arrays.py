@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from lit_guide.data.arrays import ArrayDataset, ArraysData, read_npz
-from lit_guide.data.base import Split
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.engine.data.base import Split
+from lit_guide.engine.errors import ConfigError, UserError
 
 N, H, W = 30, 6, 9
 

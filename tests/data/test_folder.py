@@ -12,8 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lit_guide.data import FolderData, ImageFolderDataset
-from lit_guide.data.decode import UnreadableImageError, decode
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.photos.decode import UnreadableImageError, decode
 
 NO_EXPORT = [f"--export.{name}.enabled=false" for name in ("onnx", "torchscript", "pt2")]
 FIT = ["fit", "--config", "configs/folder.yaml", "--accelerator", "cpu", "--run_dir", "run", *NO_EXPORT]

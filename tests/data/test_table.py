@@ -13,8 +13,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from lit_guide.data import TableData
-from lit_guide.data.decode import decode
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.photos.decode import decode
 
 FIT = ["fit", "--config", "configs/table.yaml", "--accelerator", "cpu", "--run_dir", "run", "--trainer.max_epochs", "1"]
 TINY = ["--model.network", "cnn", "--data.image_size", "32", "--data.num_workers", "0"]

@@ -22,7 +22,7 @@ from torchvision.datasets import Imagenette
 
 from lit_guide.data import TorchvisionData
 from lit_guide.data.torchvision_set import NO_DOWNLOAD, SETS
-from lit_guide.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError
 
 FIT = ["fit", "--config", "configs/torchvision.yaml", "--accelerator", "cpu", "--run_dir", "run", "--trainer.max_epochs", "1"]
 NO_EXPORT = [f"--export.{name}.enabled=false" for name in ("onnx", "torchscript", "pt2")]

@@ -17,12 +17,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide import cli
-from lit_guide.callbacks.export import EXPORTS
 from lit_guide.data import DataModule
-from lit_guide.data.images import ImagesToPredict
-from lit_guide.data_commands import ACTIONS, DataCLI
-from lit_guide.optim import find_class, subclasses
-from lit_guide.parser import ClassifierCLI, Parser
+from lit_guide.engine.config.parser import ClassifierCLI, Parser
+from lit_guide.engine.photos.images import ImagesToPredict
+from lit_guide.engine.train.optim import find_class, subclasses
+from lit_guide.export.callback import EXPORTS
+from lit_guide.parts.inspect.command import ACTIONS, DataCLI
 from tests.conftest import Run
 from tests.docs.test_guide import GUIDE
 

@@ -1,1 +1,0 @@
-"""One file per behaviour that a user may delete."""

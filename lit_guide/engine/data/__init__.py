@@ -1,0 +1,1 @@
+"""The DataModule under every source of data."""

@@ -1,0 +1,304 @@
+"""The DataModule under every source of data: splits, loaders, and the transforms that run on the device.
+
+A source is one subclass with one method, `load`, in one file beside this one.
+Shapes: B images a batch, C channels, H x W pixels, K classes, N samples.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from lit_guide.engine.data.augment import random_affine, random_crop_flip, to_float
+from lit_guide.engine.data.loaders import Split, evaluation_loader, shuffled_loader, training_loader
+from lit_guide.engine.data.samplers import STEP, TrainBatches, run_seed, seed_all, seed_of
+from lit_guide.engine.data.splits import stratified_split
+from lit_guide.engine.errors import ConfigError, UserError
+
+SPLITS = ("train", "val", "test")
+# Mean and standard deviation that torchvision's pretrained networks were trained with:
+# https://docs.pytorch.org/vision/stable/models.html
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `DataModule.load` finds: all samples of all splits.
+
+    Attributes:
+        dataset: sample i is (image_CHW, label). With a method `batch(rows)` it gives whole batches (image_BCHW, label_B) at once.
+        labels_N: class index of every sample, int64.
+        class_names: the K names, in the order of the indices.
+        rows: split name -> sample indices, where the data come with their own split; None to be split here.
+    """
+
+    dataset: Dataset[tuple[Tensor, Tensor]]
+    labels_N: NDArray[np.int64]
+    class_names: list[str]
+    rows: Mapping[str, NDArray[np.int64]] | None = None
+
+
+class DataModule(LightningDataModule, ABC):
+    """Splits, loaders and on-device transforms for any `Source`.
+
+    Batches are `(image_BCHW, label_B)`: images stay uint8 until they are on the device; there they are augmented (training
+    only, each image with its own draw) and become float32 from 0 to 1.
+
+    Args:
+        batch_size: images a step on each device.
+        val_fraction: share of the data kept for validation; unused where the data come split.
+        test_fraction: share of the data kept for the test.
+        split_seed: which split; independent of the training seed, so that seeds can be compared on one test set.
+        num_workers: loader processes; auto: none for data in memory, one for each core where files are decoded.
+        image_size: resize images to this many pixels square, on the device; null keeps their size.
+        augment: whether training images are changed at random.
+        shift: largest random shift, as a fraction of the side.
+        rotate: largest random turn, in degrees.
+        flip: whether images are mirrored at random; never for data where left and right differ.
+        mixup: 0, or the alpha of MixUp: training images and labels are blended in pairs (Zhang et al., arXiv:1710.09412).
+        cutmix: 0, or the alpha of CutMix: a rectangle comes from another image (Yun et al., arXiv:1905.04899). With both, each
+            batch gets one of the two.
+        sampler: shuffle: every image once an epoch; balanced: drawn with replacement, every class equally often.
+        statistics: compute: mean and standard deviation of the training split; imagenet: those of ImageNet.
+    """
+
+    crop: float | None = None  # part of the image's side that evaluation keeps; None: the image is squeezed to the size, not cut
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        num_workers: int | Literal["auto"] = "auto",
+        image_size: int | None = None,
+        augment: bool = True,
+        shift: float = 0.125,
+        rotate: float = 0.0,
+        flip: bool = False,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        sampler: Literal["shuffle", "balanced"] = "shuffle",
+        statistics: Literal["compute", "imagenet"] = "compute",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"data.batch_size is {batch_size}; it must be 1 or more.")
+        if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+            raise ConfigError(
+                f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must be 0 or more "
+                "and leave something to train on: make their sum less than 1."
+            )
+        if image_size is not None and image_size < 1:
+            raise ConfigError(f"data.image_size is {image_size}; it must be 1 or more, or null.")
+        given = {"num_workers": num_workers, "shift": shift, "rotate": rotate, "mixup": mixup, "cutmix": cutmix}
+        for name, value in given.items():
+            if not isinstance(value, str) and value < 0:
+                raise ConfigError(f"data.{name} is {value}; it must be 0 or more.")
+        self.batch_size = batch_size
+        self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
+        self.split_seed = split_seed
+        self.num_workers = num_workers
+        self.image_size = image_size
+        self.augment = augment
+        self.shift, self.rotate, self.flip = shift, rotate, flip
+        self.mixup, self.cutmix, self.sampler, self.statistics = mixup, cutmix, sampler, statistics
+
+    @abstractmethod
+    def load(self) -> Source:
+        """Find the samples. Called once in each process, on first use."""
+
+    @cached_property
+    def source(self) -> Source:
+        """The samples, loaded on first use."""
+        source = self.load()
+        if len(source.class_names) < 2:
+            raise UserError(f"The data have {len(source.class_names)} class: a classifier needs at least two.")
+        return source
+
+    @cached_property
+    def rows(self) -> Mapping[str, NDArray[np.int64]]:
+        """Split name -> indices of its samples in `source.dataset`."""
+        if self.source.rows is not None:
+            return self.source.rows
+        return stratified_split(self.source.labels_N, self.fractions, self.split_seed)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The K class names; index i of the logits is class_names[i]."""
+        return self.source.class_names
+
+    @cached_property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that the network gets."""
+        C, H, W = self.source.dataset[0][0].shape
+        return (C, self.image_size or H, self.image_size or W)
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean of each channel over the training split, pixels from 0 to 1."""
+        return self._statistics[0]
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of each channel over the training split, pixels from 0 to 1."""
+        return self._statistics[1]
+
+    def class_counts(self, split: str = "train") -> list[int]:
+        """Images of each class in a split."""
+        count_K = np.bincount(self.source.labels_N[self.rows[split]], minlength=len(self.class_names))
+        return [int(count) for count in count_K]
+
+    def samples(self, training: bool) -> Dataset[tuple[Tensor, Tensor]]:
+        """The dataset that the loaders read from: with the transforms of training, or of evaluation."""
+        return self.source.dataset
+
+    @property
+    def loader_processes(self) -> int:
+        """How many processes load the training data."""
+        return self.auto_workers() if self.num_workers == "auto" else self.num_workers
+
+    def auto_workers(self) -> int:
+        """What `num_workers: auto` means: data in memory are fastest without loader processes."""
+        return 0
+
+    @cached_property
+    def _statistics(self) -> tuple[list[float], list[float]]:
+        C = self.input_shape[0]
+        if self.statistics == "imagenet":
+            if C != 3:
+                raise ConfigError(f"data.statistics imagenet is for 3 channels, the images have {C}: use compute.")
+            return IMAGENET
+        total_C, square_C, count = torch.zeros(C, dtype=torch.float64), torch.zeros(C, dtype=torch.float64), 0
+        for image_BCHW, _ in self._loader("train"):
+            pixels_BCHW = to_float(image_BCHW).double()
+            total_C += pixels_BCHW.sum(dim=(0, 2, 3))
+            square_C += pixels_BCHW.square().sum(dim=(0, 2, 3))
+            count += pixels_BCHW.numel() // C
+        mean_C = total_C / count
+        std_C = (square_C / count - mean_C.square()).clamp(min=0).sqrt()
+        # A constant channel carries nothing; dividing it by one keeps it finite.
+        std_C[std_C < 1e-6] = 1.0
+        return mean_C.float().tolist(), std_C.float().tolist()
+
+    def sample_names(self, split: str) -> list[str]:
+        """A name for each sample of a split, in order: what `predict` prints."""
+        return [f"row {row}" for row in self.rows[split]]
+
+    def _loader(self, split: str, training: bool = False) -> DataLoader[Any]:
+        rows, trainer = self.rows[split], self.trainer
+        world_size = trainer.world_size if trainer is not None else 1
+        if len(rows) < world_size:
+            found = f"has {len(rows)} images for {world_size} processes: use fewer --devices," if len(rows) else "is empty:"
+            mend = "lower data.val_fraction and data.test_fraction, or add data."
+            raise UserError(f"The {split} split {found} {'set data.test_fraction above 0.' if split == 'test' else mend}")
+        samples = Split(self.samples(training), torch.from_numpy(rows))
+        workers = self.loader_processes
+        if not training:
+            return evaluation_loader(samples, self.batch_size, trainer, workers)
+        if trainer is None:
+            return shuffled_loader(samples, self.batch_size, self._weights, workers)
+        epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        batches = self._batches(epoch, 0 if progress.is_last_batch else progress.current.ready)
+        return training_loader(samples, batches, trainer, workers)
+
+    def _batches(self, epoch: int = 0, start: int = 0) -> TrainBatches:
+        """This process's training batches from a place in the run on."""
+        assert self.trainer is not None
+        process = self.trainer.global_rank, self.trainer.world_size
+        fixed = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]  # Lightning sets it
+        return TrainBatches(len(self.rows["train"]), self.batch_size, run_seed(), *process, self._weights, epoch, start, fixed)
+
+    @property
+    def _weights(self) -> NDArray[np.float64] | None:
+        """How likely each training sample is drawn; None for each of them once."""
+        if self.sampler == "shuffle":
+            return None
+        weight_S: NDArray[np.float64] = (1 / np.maximum(self.class_counts(), 1))[self.source.labels_N[self.rows["train"]]]
+        return weight_S
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Steps of the optimizer in the whole run, by the trainer's limits."""
+        trainer = self.trainer
+        assert trainer is not None
+        batches, limit = len(self._batches()), trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps = -(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 0)
+        limits = [number for number in (steps, trainer.max_steps) if number > 0]
+        if not limits:
+            raise ConfigError("This schedule needs an end: give --trainer.max_epochs or --trainer.max_steps.")
+        return min(limits)
+
+    def batch_names(self, epoch: int, batch: int) -> list[str]:
+        """The names of the samples of this process's training batch `batch` of `epoch`: what to look at when it made trouble."""
+        batches, names = self._batches(), self.sample_names("train")
+        return [names[place] for place in batches.batch(batches.order(epoch), epoch, batch).places]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training batches (image_BCHW uint8, label_B int64)."""
+        return self._loader("train", training=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Validation batches in order; no loader where the split is empty."""
+        return self._loader("val") if len(self.rows["val"]) else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test batches in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test split: what `predict` runs on when it is given no images."""
+        return self.test_dataloader()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Seed what a training step draws, augmentation on the device and dropout, by its place in the run."""
+        self.arrived = time.perf_counter()  # what Guards counts as waiting for data ends here
+        trainer = self.trainer
+        if trainer is not None and trainer.training:
+            seed_all(seed_of(run_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank, STEP))
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """What the model gets of a batch that has arrived on the device; Lightning calls it."""
+        if isinstance(batch, Tensor):
+            return batch  # the model summary's example input, ready as it is
+        image_BCHW, label_B = batch
+        return self.to_model(image_BCHW, label_B, self.trainer is not None and self.trainer.training)
+
+    def to_model(self, image_BCHW: Tensor, label_B: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        """Augment (training only), turn into float32 from 0 to 1, resize.
+
+        Returns:
+            (image_BCHW, label_B), or (image_BCHW, label_BK) after MixUp or CutMix.
+        """
+        augmenting = self.augment and training
+        if augmenting and not self.rotate and (self.shift or self.flip):
+            # Whole pixels only: cheapest on the uint8 that came in.
+            image_BCHW = random_crop_flip(image_BCHW, self.shift, self.flip)
+        image_BCHW = to_float(image_BCHW)
+        if augmenting and self.rotate:
+            image_BCHW = random_affine(image_BCHW, self.shift, self.rotate, self.flip)
+        if self.image_size and tuple(image_BCHW.shape[2:]) != (self.image_size, self.image_size):
+            image_BCHW = TF.resize(image_BCHW, [self.image_size, self.image_size], antialias=True)
+        if augmenting and self._mix is not None:
+            image_BCHW, label_B = self._mix(image_BCHW, label_B)
+        return image_BCHW, label_B
+
+    @cached_property
+    def _mix(self) -> v2.Transform | None:
+        kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
+        wanted = [kind(alpha=alpha, num_classes=len(self.class_names)) for kind, alpha in kinds if alpha]
+        return v2.RandomChoice(wanted) if wanted else None

@@ -1,0 +1,1 @@
+"""Image files: from a folder to batches."""

@@ -1,0 +1,113 @@
+"""Many image files as one dataset: an index that workers share, and the Dataset over it.
+
+Shapes: B images a batch, C channels, H x W pixels, N files.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import overload
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from lit_guide.engine.photos.decode import UnreadableImageError, decode
+
+
+class Paths(Sequence[str]):
+    """Names of files, packed into two tensors: their bytes, and where each ends.
+
+    A list of a million strings takes some 120 MB, and every loader process comes to own a copy of it, because counting
+    references writes to each string. These tensors take the bytes and 8 more for each name, and are shared by the workers
+    however they are started.
+
+    Args:
+        names: the names, in order.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        packed, ends = bytearray(), array("q", [0])
+        for name in names:
+            packed += name.encode("utf-8", "surrogateescape")  # a name on disk need not be valid UTF-8
+            ends.append(len(packed))
+        self._bytes = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(0, dtype=torch.uint8)
+        self._ends = torch.frombuffer(ends, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        start, end = self._ends[index % len(self) : index % len(self) + 2].tolist()
+        return bytes(self._bytes[start:end].numpy()).decode("utf-8", "surrogateescape")
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the index."""
+        return self._bytes.nbytes + self._ends.nbytes
+
+
+class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Image files and their labels. Sample i is (image_CHW uint8 RGB, label), after `transform` if there is one.
+
+    Args:
+        root: the folder that the paths are relative to.
+        paths: the N files.
+        label_N: their class indices, int64.
+        transform: an image (C, H, W) uint8 -> what the sample shall hold in its place. For whole batches it must give the same
+            size for every image.
+        read: index -> image (C, H, W) uint8, in the place of decoding the file: a cache.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        paths: Sequence[str],
+        label_N: Tensor,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        read: Callable[[int], Tensor] | None = None,
+    ) -> None:
+        self.root, self.paths, self.label_N = Path(root), paths, label_N
+        self.transform = transform
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Sample `index`.
+
+        Raises:
+            UnreadableImageError: the file can't be decoded; the message names it.
+        """
+        image_CHW = self.read(index) if self.read is not None else self._decode(self.root / self.paths[index])
+        if self.transform is not None:
+            image_CHW = self.transform(image_CHW)
+        return image_CHW, self.label_N[index]
+
+    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """The batch of these samples: (image_BCHW, label_B), the pixels of an image side by side (channels_last)."""
+        first_CHW, _ = self[indices[0]]
+        C, H, W = first_CHW.shape
+        image_BHWC = torch.empty(len(indices), H, W, C, dtype=first_CHW.dtype)
+        if get_worker_info() is not None:  # now, while it is empty: else the finished batch is copied once more to be sent
+            image_BHWC.share_memory_()  # type: ignore[no-untyped-call]
+        image_BHWC[0] = first_CHW.permute(1, 2, 0)
+        for at, index in enumerate(indices[1:], start=1):
+            image_BHWC[at] = self[index][0].permute(1, 2, 0)
+        return image_BHWC.permute(0, 3, 1, 2), self.label_N[indices]
+
+    @staticmethod
+    def _decode(path: Path) -> Tensor:
+        try:
+            return decode(path)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{path}: {error}") from None

@@ -1,0 +1,283 @@
+"""The DataModule under every source of photos: files of any size, decoded in loader processes, cut to one size as uint8.
+
+Shapes: B images a batch, C = 3 channels, H x W pixels, K classes, N files.
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from lit_guide.engine.data.base import DataModule, Source
+from lit_guide.engine.data.splits import grouped_split, stratified_split
+from lit_guide.engine.errors import ConfigError, UserError, warn
+from lit_guide.engine.machine import usable_cores
+from lit_guide.engine.photos.cache import Kind, open_files
+from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
+from lit_guide.engine.photos.dataset import ImageDataset
+
+AUTO_AUGMENT = {"none": None, "randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
+MOST_WORKERS = 16  # with more, the process that gathers their batches is what is waited for
+SHOWN = 20  # paths that a message lists
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a set, before any was opened.
+
+    Attributes:
+        root: the folder that the paths are relative to.
+        paths: the N files.
+        labels_N: class index of each, int64.
+        class_names: the K names.
+        rows: split name -> indices, where the set comes split; a split that is missing is cut from train.
+        notes: what was left out, in words.
+    """
+
+    root: Path
+    paths: Sequence[str]
+    labels_N: NDArray[np.int64]
+    class_names: list[str]
+    rows: Mapping[str, NDArray[np.int64]] | None = None
+    notes: Sequence[str] = ()
+
+
+class PhotoData(DataModule):
+    r"""Splits, loaders and transforms for image files.
+
+    Training images: a random part of the image, scaled to `image_size`, mirrored by chance (the recipe of Inception and ResNet;
+    Szegedy et al., arXiv:1409.4842). Evaluation and prediction: scaled, and the centre cut out.
+
+    Args:
+        image_size: pixels of the square that the network gets.
+        crop: in evaluation, `image_size` divided by the shorter side that the image is scaled to before the centre is cut out.
+        min_area: in training, the smallest part of an image's area that is cut out; 1 for nearly all of it.
+        flip: whether training images are mirrored at random; never where left and right differ.
+        auto_augment: none, randaugment or trivialaugment: further random changes of colour and shape.
+        erasing: the chance that a rectangle of a training image is blacked out.
+        statistics: imagenet: its mean and standard deviation, which pretrained networks expect; compute: the training split's.
+        group_pattern: a regular expression with one group in brackets, found in the file's path; files for which it gives the
+            same text are never on two sides of a split. `(patient\d+)_` keeps the images of a patient together.
+        on_bad_image: error: stop before training when files can't be decoded; skip: leave them out and say how many.
+        cache: none; ram or disk: decode each file once and keep a copy as small as evaluation needs; training crops are cut from
+            that copy too. A later run finds the one on disk again.
+        cache_dir: where a disk cache and what was checked are kept; ~/.cache/lit-guide if null.
+    """
+
+    on_disk = True  # whether the paths of the listing are files
+    folder: Path | None = None  # where the files are; None where moving one away would leave a gap in a list of them
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        crop: float = 0.875,
+        min_area: float = 0.08,
+        flip: bool = True,
+        auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none",
+        erasing: float = 0.0,
+        statistics: Literal["compute", "imagenet"] = "imagenet",
+        group_pattern: str | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+        cache: Kind = "none",
+        cache_dir: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Shift, rotate and flip on the device are for small images in memory.
+        super().__init__(image_size=image_size, statistics=statistics, shift=0.0, rotate=0.0, flip=False, **kwargs)
+        for name, value, low in (("crop", crop, 0.1), ("min_area", min_area, 0.001), ("erasing", erasing, 0.0)):
+            if not low <= value <= 1:
+                raise ConfigError(f"data.{name} is {value}; it must be from {low} to 1.")
+        try:
+            self.group_pattern = re.compile(group_pattern) if group_pattern else None
+        except re.error as error:
+            raise ConfigError(f"data.group_pattern is no regular expression: {error}.") from None
+        if self.group_pattern is not None and self.group_pattern.groups != 1:
+            raise ConfigError(f"data.group_pattern {group_pattern} must have one group in brackets, such as (patient\\d+)_.")
+        self.size = image_size
+        self.crop: float | None = crop
+        self.min_area, self.mirror, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
+        self.on_bad_image, self.cache = on_bad_image, cache
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else None
+
+    @abstractmethod
+    def scan(self) -> Listing:
+        """List the files, without opening them."""
+
+    @cached_property
+    def listing(self) -> Listing:
+        """The files, listed on first use.
+
+        Raises:
+            UserError: the set comes split, and a split has a class that train lacks.
+        """
+        listing = self.scan()
+        given = listing.rows or {}
+        for name, rows in given.items():
+            strange = np.setdiff1d(listing.labels_N[rows], listing.labels_N[given["train"]])
+            if len(strange):
+                classes = shown([listing.class_names[k] for k in strange])
+                raise UserError(f"The {name} split of {listing.root} has {len(strange)} classes that train lacks:\n{classes}")
+        return listing
+
+    def load(self) -> Source:
+        """Decode every file once, unless that is remembered from an earlier run, and divide the good ones into the splits.
+
+        Raises:
+            UserError: files are bad and `on_bad_image` is error, or all are; or a split got no images.
+        """
+        listing = self.listing
+        for note in listing.notes:
+            warn(note)
+        examined, images = open_files(listing.root, listing.paths, self.cache, self.resized_side, self.cache_dir)
+        if examined.bad:
+            names = shown([f"{listing.root / listing.paths[index]}: {reason}" for index, reason in examined.bad.items()])
+            if len(examined.bad) == len(listing.paths):
+                raise UserError(f"None of the {len(listing.paths)} files is an image that can be used:\n{names}")
+            if self.on_bad_image == "error":
+                quarantine = "move them away with `lit-guide data check --fix quarantine`"
+                away = quarantine if self.folder else "take out their rows"
+                raise UserError(
+                    f"{len(examined.bad)} of {len(listing.paths)} files can't be used:\n{names}\n"
+                    f"Mend them, {away}, or train on the rest with --data.on_bad_image skip."
+                )
+            warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
+        good_N = np.ones(len(listing.paths), dtype=bool)
+        good_N[list(examined.bad)] = False
+        rows = self.divide(good_N, examined.duplicates)
+        self._check_rows(rows, examined.duplicates)
+        dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), read=images)
+        return Source(dataset, listing.labels_N, listing.class_names, rows)
+
+    def divide(self, good_N: NDArray[np.bool_], duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
+        """The rows of each split, without the bad ones; what the set does not come with is cut from train.
+
+        Args:
+            good_N: which files can be used.
+            duplicates: groups of equal files. Where train is divided here, and not by `group_pattern`, a group stays together.
+        """
+        given = {name: rows[good_N[rows]] for name, rows in (self.listing.rows or {}).items()}
+        row_T = given.pop("train") if "train" in given else np.flatnonzero(good_N)
+        shares = {name: share for name, share in self.fractions.items() if name not in given}
+        # What train is to be divided into adds up to 1: val_fraction and test_fraction are shares of it.
+        shares["train"] = 1 - sum(share for name, share in shares.items() if name != "train")
+        labels_T = self.listing.labels_N[row_T]
+        if self.group_pattern is None:
+            at_N = np.full(len(good_N), -1)
+            at_N[row_T] = np.arange(len(row_T))
+            copies = [at_N[group][at_N[group] >= 0] for group in duplicates]
+            names = [self.listing.paths[row] for row in row_T.tolist()]
+            parts = stratified_split(labels_T, shares, self.split_seed, copies, names)
+        else:
+            parts = grouped_split(labels_T, self._groups(row_T), shares, self.split_seed)
+        return {name: given[name] if name in given else row_T[parts[name]] for name in self.fractions}
+
+    def samples(self, training: bool) -> Dataset[tuple[Tensor, Tensor]]:
+        """The images as training or evaluation cuts them: (3, image_size, image_size) uint8."""
+        source = self.source.dataset
+        assert isinstance(source, ImageDataset)
+        transform = self.train_transform() if training and self.augment else EvalTransform(self.size, self.crop or 1.0)
+        return ImageDataset(source.root, source.paths, source.label_N, transform, source.read)
+
+    def train_transform(self) -> Callable[[Tensor], Tensor]:
+        """What is done to a training image."""
+        extra = AUTO_AUGMENT[self.auto_augment]
+        return TrainTransform(
+            self.size,
+            self.min_area,
+            self.mirror,
+            extra() if extra is not None else None,
+            v2.RandomErasing(self.erasing) if self.erasing else None,
+        )
+
+    @property
+    def resized_side(self) -> int:
+        """The shorter side, in pixels, that evaluation scales an image to; a cache keeps this size."""
+        return round(self.size / (self.crop or 1.0))
+
+    @cached_property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that the network gets."""
+        self.source  # noqa: B018  # what is wrong with the files is said before a network is built
+        return (3, self.size, self.size)
+
+    def auto_workers(self) -> int:
+        """Decoding takes all cores that this process may use, shared with the other processes of the run; at most 16.
+
+        More workers than batches would have nothing to do.
+        """
+        on_this_node = self.trainer.num_devices if self.trainer is not None else 1
+        batches = -(-len(self.listing.paths) // self.batch_size)
+        return min(most_workers(on_this_node), batches)
+
+    def sample_names(self, split: str) -> list[str]:
+        """The path of each sample of a split, in order."""
+        return [str(self.listing.root / self.listing.paths[row]) for row in self.rows[split]]
+
+    def _groups(self, rows: NDArray[np.int64]) -> list[str]:
+        assert self.group_pattern is not None
+        groups: list[str] = []
+        for row in rows.tolist():
+            match = self.group_pattern.search(self.listing.paths[row])
+            if match is None or not match[1]:
+                raise ConfigError(f"data.group_pattern {self.group_pattern.pattern} finds nothing in {self.listing.paths[row]}.")
+            groups.append(match[1])
+        return groups
+
+    def _check_rows(self, rows: Mapping[str, NDArray[np.int64]], duplicates: Sequence[Sequence[int]]) -> None:
+        """Refuse splits without images; warn of what is in two splits or two classes, and of classes that a split lacks."""
+        listing = self.listing
+        for name, share in self.fractions.items():
+            if not len(rows[name]) and share > 0:
+                message = f"the {name} split got none of the {sum(map(len, rows.values()))} images"
+                if name != "val":
+                    raise UserError(f"{message.capitalize()}: add images, or change data.val_fraction and data.test_fraction.")
+                warn(f"{message}: there is no validation. Add images, or raise data.val_fraction.")
+        split_N = np.full(len(listing.paths), -1)
+        for number, name in enumerate(rows):
+            split_N[rows[name]] = number
+        if leaks := [group for group in duplicates if len(set(split_N[group]) - {-1}) > 1]:
+            warn(f"{len(leaks)} images are in more than one split, so scores on them mean nothing:\n{self._equal(leaks)}")
+        if torn := [group for group in duplicates if len(set(listing.labels_N[group])) > 1]:
+            warn(f"{len(torn)} images are in more than one class:\n{self._equal(torn)}")
+        if self.group_pattern is not None:
+            splits_of: dict[str, set[str]] = {}
+            for name in rows:
+                for group in self._groups(rows[name]):
+                    splits_of.setdefault(group, set()).add(name)
+            if split_up := [group for group, names in splits_of.items() if len(names) > 1]:
+                warn(f"{len(split_up)} groups of data.group_pattern are in more than one split:\n{shown(split_up)}")
+        for name in rows:
+            lacking = np.setdiff1d(np.arange(len(listing.class_names)), listing.labels_N[rows[name]])
+            if len(rows[name]) and len(lacking):
+                classes = shown([listing.class_names[k] for k in lacking])
+                warn(f"the {name} split has no image of {len(lacking)} classes:\n{classes}")
+
+    def _equal(self, groups: Sequence[Sequence[int]]) -> str:
+        return shown([joined([self.listing.paths[index] for index in group], " = ") for group in groups])
+
+
+def most_workers(processes: int = 1) -> int:
+    """Loader processes for each of the processes that train on this machine: they share its cores."""
+    return max(1, min(MOST_WORKERS, usable_cores() // processes))
+
+
+def joined(names: Sequence[str], sign: str, most: int = 5) -> str:
+    """The first names with a sign between them, and how many more there are."""
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return sign.join([*names[:most], *more])
+
+
+def shown(lines: Sequence[str]) -> str:
+    """The first lines, indented, and how many more there are."""
+    more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join([f"  {line}" for line in lines[:SHOWN]] + more)

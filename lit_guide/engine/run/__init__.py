@@ -1,0 +1,1 @@
+"""The run directory, and what is read from it and written to it."""

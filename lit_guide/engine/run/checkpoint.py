@@ -1,0 +1,220 @@
+"""Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line.
+
+Writing them so that a crash never leaves half a file.
+"""
+
+import inspect
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
+
+from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.run.runs import whole_file
+from lit_guide.engine.run.weights import SUFFIX, read_weights
+from lit_guide.model import LitClassifier
+from lit_guide.networks import network_names
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint of `LitClassifier`, or its .safetensors, onto the CPU; only tensors and plain values are accepted.
+
+    Returns:
+        The Lightning checkpoint, its "hyper_parameters" checked: arguments of `LitClassifier`, all plain values.
+
+    Raises:
+        ConfigError: the path is a URL or is not there.
+        UserError: the file is broken, holds pickled objects, or names code to import.
+    """
+    if "://" in str(path):
+        raise ConfigError(f"--ckpt_path {path}: checkpoints are read from disk only. Download it, then give the file.")
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"There is no checkpoint {path}. Give a file with --ckpt_path, or a run with --run DIR.")
+    try:
+        is_shared = path.suffix == SUFFIX
+        checkpoint = read_weights(path) if is_shared else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
+        raise UserError(
+            f"{path} was refused: it is not a checkpoint of plain tensors and values{_in_brackets(reason)}. "
+            f"Loading it could run code.{_alternative(path)}"
+        ) from None
+    except Exception as error:  # unpickling what is no pickle raises anything
+        raise UserError(f"{path} can't be read; it is truncated or not a checkpoint{_in_brackets(str(error))}."
+                            f"{_alternative(path)}") from None  # fmt: skip
+    hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(hyper_parameters, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of LitClassifier: it has no hyper_parameters.{_alternative(path)}")
+    try:
+        fault = _fault_in(hyper_parameters)
+    except RecursionError:
+        fault = "its hyperparameters are nested too deeply"
+    if fault:
+        raise UserError(f"{path} was refused: {fault}. Nothing that it names was imported.")
+    loaded: dict[str, Any] = checkpoint
+    return loaded
+
+
+def load_classifier(path: str | Path) -> LitClassifier:
+    """The trained model of a checkpoint, on the CPU, in float32 and evaluation mode; the data are not needed.
+
+    Raises:
+        As `read_checkpoint`.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        model = LitClassifier(**checkpoint["hyper_parameters"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its hyperparameters do not fit LitClassifier: {error}") from None
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: its weights do not fit the network it names: {error}") from None
+    return model.float().eval()
+
+
+def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse to use a checkpoint with other classes, another network or another input size.
+
+    Args:
+        checkpoint: what `read_checkpoint` returned.
+        now: the hyperparameters of the model that is to get its weights.
+        path: the checkpoint's file, for the message.
+
+    Raises:
+        UserError: other classes; with both lists.
+        ConfigError: another network or input size.
+    """
+    check_classes(checkpoint, now["class_names"], path)
+    saved = checkpoint["hyper_parameters"]
+    for key in ("network", "network_args", "input_shape"):
+        if saved.get(key) != now[key]:
+            raise ConfigError(
+                f"{path} was trained with {key} {saved.get(key)}, but {now[key]} is given. "
+                f"Take {'data.image_size' if key == 'input_shape' else f'model.{key}'} back, or train anew."
+            )
+
+
+def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], path: str | Path) -> None:
+    """Refuse to use a checkpoint on data with other classes.
+
+    Raises:
+        UserError: with both lists.
+    """
+    trained = list(checkpoint["hyper_parameters"]["class_names"])
+    if trained != list(class_names):
+        raise UserError(
+            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
+            f"  data ({len(class_names)}): {', '.join(class_names)}\nUse the data it was trained on, or train anew."
+        )
+
+
+class CheckpointWriter(TorchCheckpointIO):
+    """Writes checkpoints in a thread of its own, one at a time; training goes on once the tensors are copied.
+
+    A file gets its name when it is whole and on the disk. Until then the one before it keeps that name.
+    """
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Copy the checkpoint and begin to write it.
+
+        Raises:
+            UserError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        copied = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint-writer")
+        self._writing = self._thread.submit(_write, copied, Path(path))
+
+    def wait(self) -> None:
+        """Wait until nothing is being written.
+
+        Raises:
+            UserError: it could not be written; the message says why.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load one that may be on its way, or a .safetensors."""
+        self.wait()
+        if Path(path).suffix == SUFFIX:
+            return read_weights(Path(path))
+        return super().load_checkpoint(path, *args, **kwargs)
+
+    def teardown(self) -> None:
+        """Finish; Lightning calls it at the end of a run, however it ends."""
+        try:
+            self.wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+                self._thread = None
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    torch.serialization.set_crc32_options(False)  # torch.load never looks at it, and it is most of the work of writing
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError after the first failed write
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
+        kept = f" The {path.name} from before is whole." if path.is_file() else ""
+        raise UserError(f"{path} can't be written: {reason}.{kept} Make room, then go on with: fit --run DIR") from None
+
+
+def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
+    """What makes these hyperparameters unfit to be passed to `LitClassifier`; empty where nothing does."""
+    # `weights` is no key of a checkpoint of ours: it would start a download.
+    known = set(inspect.signature(LitClassifier.__init__).parameters) - {"self", "weights"}
+    for key, value in hyper_parameters.items():
+        if key not in known:
+            return f"its hyperparameters hold {key!r}, which LitClassifier does not take"
+        if not _is_plain(value):
+            return f"its hyperparameter {key!r} is no plain value"
+        name = value.get("name") if isinstance(value, dict) else value
+        if key in ("optimizer", "scheduler") and value is not None and not (isinstance(name, str) and name.isidentifier()):
+            return f"its hyperparameter {key!r} is {str(name)!r}, not the name of a class"
+        if key == "network" and value not in network_names():
+            return f"its network {str(value)!r} is none of lit-guide's"
+    missing = [key for key in ("class_names", "input_shape", "mean", "std", "optimizer") if key not in hyper_parameters]
+    return f"its hyperparameters lack {', '.join(missing)}" if missing else ""
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and k not in ("class_path", "_instantiator") and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def _in_brackets(reason: str) -> str:
+    return f" ({reason.strip().splitlines()[0][:200]})" if reason.strip() else ""
+
+
+def _alternative(path: Path) -> str:
+    others = [p for p in sorted(path.parent.glob("*.ckpt"), key=lambda p: -p.stat().st_mtime) if p != path]
+    for other in others:
+        try:
+            torch.load(other, map_location="meta", weights_only=True)
+        except Exception:  # whatever is wrong with that one, it is not the one to offer
+            continue
+        return f" Use {other} instead."
+    return " Use another checkpoint, or train anew."

@@ -1,0 +1,241 @@
+"""The run directory: choosing one, claiming it, finding an earlier one, and its results.json.
+
+runs/<name>/<timestamp>/ holds config.yaml, metrics.csv, checkpoints/{best,last}.ckpt, export/ and results.json.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lit_guide.engine.errors import ConfigError, UserError, is_first
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a run directory is not locked
+    fcntl = None  # type: ignore[assignment]
+
+RUNS = Path("runs")
+BEST = Path("checkpoints") / "best.ckpt"
+WEIGHTS = Path("checkpoints") / "best.safetensors"
+LAST = Path("checkpoints") / "last.ckpt"
+STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "metrics.csv.earlier", ".write-test"}
+
+# Lightning starts the other processes of a DDP run with our environment: they share the first one's directory through it.
+RUN_DIR_VARIABLE = "LIT_GUIDE_CURRENT_RUN_DIR"
+
+_held = contextlib.ExitStack()  # the lock on the run directory that this process trains in
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_held.close)  # a loader process that outlives a killed run must not hold it
+
+
+def started_by_lightning() -> bool:
+    """Whether the first process of this run started this one."""
+    return RUN_DIR_VARIABLE in os.environ and not is_first()
+
+
+def enter_run_dir(path: Path) -> None:
+    """Take a run directory for this run alone, until it is over or killed, and tell the processes that Lightning will start.
+
+    The lock is on the directory itself, so that nothing is left behind. It holds among the processes of this machine.
+
+    Raises:
+        ConfigError: another run trains in it.
+    """
+    if is_first():
+        os.environ[RUN_DIR_VARIABLE] = str(path)
+    if fcntl is None or not _is_first_of_all():
+        return
+    _held.close()
+    with contextlib.suppress(OSError):  # a file system without locks
+        directory = os.open(path, os.O_RDONLY)
+        _held.callback(os.close, directory)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            leave_run_dir()
+            raise ConfigError(f"{path} is in use: a run that goes on is training there. Wait for it, or stop it first.") from None
+
+
+def leave_run_dir() -> None:
+    """Let go of it."""
+    _held.close()
+    if is_first():  # the others still have to know who started them
+        os.environ.pop(RUN_DIR_VARIABLE, None)
+
+
+def _is_first_of_all() -> bool:
+    """Whether this is the first process of the run, over all machines, by the variables in which Lightning looks for that."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            # Without torchrun or SLURM, LOCAL_RANK and NODE_RANK count together.
+            return os.environ[name] == "0" and (name != "LOCAL_RANK" or os.environ.get("NODE_RANK", "0") == "0")
+    return os.environ.get("NODE_RANK", "0") == "0"
+
+
+def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
+    """Make the directory of a new training run and take it for this run alone.
+
+    Args:
+        run_dir: where the user wants it; None for `runs/<name>/<timestamp>`.
+        name: the middle part of the default.
+        resume: whether `run_dir` may hold a run that broke off before its first checkpoint; it starts anew.
+
+    Returns:
+        An absolute path that exists, can be written to, and holds an empty `checkpoints/`.
+
+    Raises:
+        ConfigError: `run_dir` already holds files, or another run took it first.
+        UserError: it can't be made or written to.
+    """
+    if started_by_lightning():
+        return Path(os.environ[RUN_DIR_VARIABLE])
+    size = os.environ.get("SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE", "1")
+    if run_dir is None and (size != "1" or {"MASTER_ADDR", "NODE_RANK"} <= set(os.environ)):
+        raise ConfigError("On several machines and under torchrun or SLURM every process must use one directory: --run_dir DIR.")
+    if len(Path(name).parts) != 1 or name in (".", ".."):
+        raise ConfigError(f"--name {name!r} must be a plain name: it becomes runs/<name>/<timestamp>.")
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    path = Path(run_dir) if run_dir is not None else RUNS / name / stamp
+    path = path.absolute()
+    if not _is_first_of_all():
+        enter_run_dir(path)
+        return path
+    for attempt in range(1, 100):
+        try:
+            path.mkdir(parents=True, exist_ok=run_dir is not None)
+            if {file.name for file in path.iterdir()} - (STARTED if resume else set()) or (path / LAST).exists():
+                raise FileExistsError
+            # Two runs may both find an empty directory; only one of them can make this one in it.
+            (path / "checkpoints").mkdir(exist_ok=resume)
+            break
+        except FileExistsError:
+            if run_dir is not None:
+                raise ConfigError(
+                    f"--run_dir {run_dir} already holds a run or other files, and nothing is overwritten. "
+                    f"Give a new directory, or continue that run with: fit --run {run_dir}"
+                ) from None
+            path = path.with_name(f"{stamp}-{attempt}")
+        except OSError as error:
+            raise UserError(
+                f"The run directory {path} can't be made: {error.strerror}. Give another one with --run_dir DIR."
+            ) from None
+    check_space(path)
+    enter_run_dir(path)
+    return path
+
+
+def release_run_dir(path: Path) -> None:
+    """Remove the directory of a run that never started, if it is still empty."""
+    leave_run_dir()
+    with contextlib.suppress(OSError):
+        (path / "checkpoints").rmdir()
+        path.rmdir()
+
+
+def make_results_dir(path: Path, flag: str = "--run_dir") -> None:
+    """Make the directory that an evaluation or an export writes to; it may be there already. `flag` is what names it.
+
+    Raises:
+        UserError: it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {path} can't be made: {error.strerror}.") from None
+
+
+def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> None:
+    """Fail now, not at the first checkpoint, where `path` can't be written to or has fewer than `needed` bytes free.
+
+    Raises:
+        UserError: with the reason and the free space.
+    """
+    probe = path / ".write-test"
+    try:
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        raise UserError(f"{path} can't be written to: {error.strerror}. Give another directory with {flag} DIR.") from None
+    if free < needed:
+        raise UserError(
+            f"{path} has {free / 1e6:.0f} MB free and this run writes about {needed / 1e6:.0f} MB. "
+            f"Free some space, or give another directory with {flag} DIR."
+        )
+
+
+def find_run(run: str, checkpoint: Path = BEST) -> Path:
+    """The directory that `--run DIR` or `--run latest` means.
+
+    `latest` is the newest run below `runs/` that has a checkpoint.
+
+    Raises:
+        ConfigError: there is no such run, or it has no checkpoint yet.
+    """
+    if run == "latest":
+        found = [path.parent.parent for path in RUNS.rglob(checkpoint.as_posix())]
+        found = [path for path in found if (path / "config.yaml").is_file()]
+        if not found:
+            raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: fit --config FILE")
+        return max(found, key=lambda path: (path / checkpoint).stat().st_mtime).absolute()
+    path = Path(run).absolute()
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(f"--run {run}: {'it holds no config.yaml' if path.is_dir() else 'there is no such directory'}. "
+                          "Give the directory of a run, or latest.")  # fmt: skip
+    if not (path / checkpoint).is_file():
+        raise ConfigError(f"--run {run}: there is no {checkpoint.as_posix()}; the run saved no checkpoint. Train it anew.")
+    return path
+
+
+def run_of_checkpoint(checkpoint: Path) -> Path | None:
+    """The run directory that a checkpoint lies in; None for a checkpoint from elsewhere."""
+    run = checkpoint.absolute().parent.parent
+    return run if (run / "config.yaml").is_file() else None
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """What to type to continue a run; empty where it has no checkpoint to go on from."""
+    if not (run_dir / LAST).is_file():
+        return ""
+    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+        return "It goes on where it is started again, or by the same command with --resume true."
+    return f"Go on with: lit-guide fit --run {shlex.quote(str(run_dir))}"
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file so that a reader, or a crash, sees the old content under its name or the new, never half of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file as `whole_file` does."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def read_results(run_dir: Path) -> dict[str, Any]:
+    """The run's results.json, empty where there is none yet."""
+    path = run_dir / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return results
+
+
+def update_results(run_dir: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Set sections of the run's results.json and keep the others; returns the whole."""
+    results = {**read_results(run_dir), **sections}
+    write_atomic(run_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    return results

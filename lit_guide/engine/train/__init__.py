@@ -1,0 +1,1 @@
+"""The training loop's helpers: the module under the model, callbacks, optimizers."""

@@ -1,0 +1,203 @@
+"""`checkpoints/best.ckpt` and `checkpoints/last.ckpt`: always these two, under plain names."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import distributed
+
+from lit_guide.engine.errors import Stopped, UserError
+from lit_guide.engine.run.checkpoint import CheckpointWriter
+from lit_guide.engine.train.report import MetricsCSV
+from lit_guide.engine.train.stop import Stop
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint with one file, best.ckpt, in the directory of a run that may have been moved.
+
+    Args:
+        run_dir: the run directory.
+        continued: whether this goes on with that run; a new run that starts from a checkpoint has a best of its own.
+        monitor: the metric that is to be lowest.
+    """
+
+    def __init__(self, run_dir: Path, continued: bool = False, monitor: str = "val/loss") -> None:
+        super().__init__(run_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=monitor)
+        self.continued = continued
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Nothing: it is saved when an epoch ends, and asking after each batch costs time."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score; Lightning would drop it where the directory has another path than before."""
+        if self.continued:
+            old, new = str(state_dict["dirpath"]), str(self.dirpath)
+            paths = ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path")
+            moved = {key: str(state_dict[key]).replace(old, new) for key in paths}
+            best = {path.replace(old, new): score for path, score in state_dict["best_k_models"].items()}
+            super().load_state_dict({**state_dict, **moved, "best_k_models": best})
+
+
+class LastCheckpoint(Checkpoint):
+    """last.ckpt: where a run goes on, exactly. Saved when an epoch ends, every so many steps, and when the run is stopped.
+
+    It is saved only where Lightning comes back to the same place: after a step and the validation that follows it, and at an
+    epoch's last batch when the epoch has ended; not while gradients are accumulated. What is due earlier waits for that.
+
+    Args:
+        run_dir: the run directory.
+        stop: tells when to stop.
+        every_n_steps: optimizer steps between two saves in the middle of an epoch; None: only when it ends.
+        start: the step that the run goes on from, as this process sees it.
+        validated: whether there is anything to validate on.
+    """
+
+    def __init__(
+        self, run_dir: Path, stop: Stop, every_n_steps: int | None = None, start: int = 0, validated: bool = True
+    ) -> None:
+        self.path = run_dir / "checkpoints" / "last.ckpt"
+        self.stop, self.every_n_steps, self.start, self.validated = stop, every_n_steps, start, validated
+        self._due = False
+        self._held = False  # the run is to end, but gradients are being accumulated
+        self._saved = -1  # the batch, counted over all epochs, after which last.ckpt was saved
+        self._max_steps = -1
+        # What a checkpoint knows and Lightning does not restore: schedules and callbacks look at the last validation's loss.
+        self._val_loss: float | None = None
+        self._plateau_due = False  # ReduceLROnPlateau is told after the epoch's checkpoint
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that all processes go on from the same place: a directory may be shared by none, or lag behind on one machine.
+
+        Raises:
+            UserError: they do not.
+        """
+        if stage == "fit" and trainer.world_size > 1:
+            found: list[Any] = [None] * trainer.world_size
+            distributed.all_gather_object(found, self.start)
+            if len(set(found)) > 1:
+                raise UserError(
+                    f"The processes of this run see another {self.path}: steps {', '.join(map(str, found))}. "
+                    "--run_dir must be on a disk that all machines share."
+                )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hide `max_steps` while Lightning 2.6 restores its loops: with it, an epoch that had ended would end a second time.
+
+        https://github.com/Lightning-AI/pytorch-lightning/issues/19617
+        """
+        self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish what the checkpoint was too early for; stop here if that is wished for already."""
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        if self._val_loss is not None:
+            trainer.callback_metrics["val/loss"] = torch.tensor(self._val_loss)
+        if self._plateau_due:
+            self._plateau_due = False
+            _step_plateau(trainer)
+        self._stop_if_agreed(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save if it is time to and the place is right."""
+        stopping = self.stop.vote(trainer)
+        if self.every_n_steps and not _accumulating(trainer) and trainer.global_step % self.every_n_steps == 0:
+            self._due = True
+        self._between_batches(trainer, stopping, after_all=not self._validates(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise, in the middle of an epoch."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
+            self._between_batches(trainer, self.stop.vote(trainer, at_once=True))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save a whole epoch; one that was broken off is saved already."""
+        if trainer.is_last_batch:
+            self._plateau_due = True
+            self._save(trainer)
+            self._plateau_due = False
+            if trainer.fit_loop.restarting:  # Lightning leaves it out in an epoch that goes on from its middle
+                _step_plateau(trainer)
+            self._stop_if_agreed(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that ends before its first validation has one model only: it is the best one too."""
+        best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
+        if not best.best_model_path and trainer.global_step:
+            best.best_model_path = str(self.path.with_name("best.ckpt"))
+            self._save(trainer, Path(best.best_model_path))
+        self._stop_if_agreed(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note how much of metrics.csv the checkpoint has seen, and what is still to be done for the epoch."""
+        checkpoint["metrics_rows"] = sum(logger.rows for logger in trainer.loggers if isinstance(logger, MetricsCSV))
+        loss = trainer.callback_metrics.get("val/loss")
+        checkpoint["val_loss"] = None if loss is None else float(loss)
+        checkpoint["plateau_due"] = self._plateau_due
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take that over; a checkpoint of plain Lightning has none of it."""
+        self._val_loss, self._plateau_due = checkpoint.get("val_loss"), checkpoint.get("plateau_due", False)
+
+    def _validates(self, trainer: Trainer) -> bool:
+        """Whether Lightning validates after this batch because it is its turn, and not for the run's end."""
+        loop, every = trainer.fit_loop, trainer.check_val_every_n_epoch
+        if not self.validated or trainer.val_check_batch is None or (every and (trainer.current_epoch + 1) % every):
+            return False
+        return ((loop.batch_idx if every else loop.total_batch_idx) + 1) % trainer.val_check_batch == 0
+
+    def _between_batches(self, trainer: Trainer, stopping: int, after_all: bool = True) -> None:
+        """Save and stop where that is due; `after_all`: what belongs to the batch is done."""
+        if _accumulating(trainer):
+            self._held, trainer.should_stop = self._held or trainer.should_stop, False
+            return
+        if self._held:
+            self._held, trainer.should_stop = False, True
+        if trainer.is_last_batch or not after_all:
+            return
+        # The run ends here, but this epoch does not: it can be gone on with.
+        ending = _may_end(trainer) or trainer.global_step == trainer.max_steps
+        if (self._due or stopping or ending) and self._saved != trainer.fit_loop.total_batch_idx:
+            self._save(trainer)
+        if stopping:
+            raise Stopped(stopping)
+
+    def _stop_if_agreed(self, trainer: Trainer) -> None:
+        if number := self.stop.vote(trainer, at_once=True):
+            if self._saved < 0:
+                self._save(trainer)
+            raise Stopped(number)
+
+    def _save(self, trainer: Trainer, path: Path | None = None) -> None:
+        self._due, self._saved = False, trainer.fit_loop.total_batch_idx
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
+            trainer.save_checkpoint(path or self.path, weights_only=False)
+
+
+def _accumulating(trainer: Trainer) -> bool:
+    """Whether the optimizer's step is still to come, after this batch."""
+    return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+
+
+def _may_end(trainer: Trainer) -> bool:
+    """Whether something such as early stopping or the time limit ends the run, and no minimum stands against it."""
+    whole = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+    return trainer.should_stop and whole
+
+
+def _step_plateau(trainer: Trainer) -> None:
+    loss = trainer.callback_metrics.get("val/loss")
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and loss is not None:
+            config.scheduler.step(float(loss))  # type: ignore[arg-type]  # ReduceLROnPlateau takes a metric
+
+
+def best_checkpoint(trainer: Trainer) -> Path | None:
+    """The best checkpoint of this run; None where none was saved (`fast_dev_run`)."""
+    if isinstance(trainer.strategy.checkpoint_io, CheckpointWriter):
+        trainer.strategy.checkpoint_io.wait()
+    saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    ours = [callback for callback in saving if isinstance(callback, BestCheckpoint)]
+    paths = [Path(callback.best_model_path) for callback in ours or saving if callback.best_model_path]
+    return paths[0] if paths and paths[0].is_file() else None

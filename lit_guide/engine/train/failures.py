@@ -1,0 +1,99 @@
+"""What an exception of the trainer means: no memory, a full disk, a dead process; and what to type next."""
+
+import errno
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from lit_guide.engine.errors import UserError
+from lit_guide.engine.run import runs
+from lit_guide.engine.train.guards import Guards
+
+PEERS = r"gloo|nccl|TCPStore|Dist\w*Error|pair closure|\d+ms for \w+ operation"  # gloo does not always name itself
+GONE = "closed by peer|reset by peer|likely closed|broken pipe|remote process|timed? ?out|connection refused|was aborted"
+MEMORY = "out of memory|(can't|cannot|unable to) allocate|not enough memory|ALLOC_FAILED|bad_alloc"
+SHARED = "shared memory|Bus error|/dev/shm|</?torch_"
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def explain_failure(error: BaseException, trainer: Trainer, datamodule: LightningDataModule) -> UserError | None:
+    """What an exception of the trainer means for the user: memory, disk, loader processes, peers, anomaly detection.
+
+    Returns:
+        The error to raise in its place, with what to type next; None where the exception says itself what happened.
+    """
+    if isinstance(error, UserError):
+        return None
+    causes = [*_chain(error)]
+    if told := [cause for cause in causes if isinstance(cause, UserError)]:
+        return told[0]
+    text = "\n".join(f"{type(cause).__name__}: {cause}" for cause in causes)
+    root = Path(trainer.default_root_dir)
+    go_on = f" {runs.how_to_go_on(root)}".rstrip()
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    guards = [callback for callback in callbacks if isinstance(callback, Guards)]
+    if guards and (operation := re.search(r"Function '(\w+)' returned nan values", text)):
+        return guards[0].not_finite(trainer, guards[0].bad_loss or 0.0, operation=operation[1])
+    if "in loading state_dict" in text:
+        return UserError(f"{trainer.ckpt_path}: its weights do not fit the network it names: {error}")
+    codes = {cause.errno for cause in causes if isinstance(cause, OSError)}
+    loader_died, killed_by = "DataLoader worker (pid" in text, re.search(r"killed by signal: ([\w ]+)", text)
+    workers = getattr(datamodule, "loader_processes", 0)
+    if re.search(SHARED, text) and (
+        loader_died or errno.ENOSPC in codes or re.search("No space left|insufficient|unable to", text)
+    ):
+        there = f" (/dev/shm has {shutil.disk_usage('/dev/shm').total / 1e6:.0f} MB)" if Path("/dev/shm").is_dir() else ""
+        return UserError(
+            f"The loader processes ({workers}) ran out of shared memory{there}. Make it larger (docker run --shm-size=8g), "
+            f"or use --data.num_workers {workers // 2}, or --data.batch_size {max(1, _batch_size(datamodule) // 2)}.{go_on}"
+        )
+    if loader_died:
+        why = killed_by[1] if killed_by and killed_by[1] != "Killed" else "most likely because memory ran out"
+        return UserError(
+            f"A loader process was killed: {why}. Use --data.num_workers {workers // 2} in place of {workers}.{go_on}"
+        )
+    if any(isinstance(cause, MemoryError | torch.OutOfMemoryError) for cause in causes) or re.search(MEMORY, text, re.IGNORECASE):
+        return UserError(_out_of_memory(text, trainer, datamodule))
+    if trainer.world_size > 1 and re.search(PEERS, text, re.IGNORECASE) and re.search(GONE, text, re.IGNORECASE):
+        return UserError(f"Another process of this run ended or can't be reached: its own message says why.{go_on}")
+    if codes & FULL or "file write failed" in text:
+        return UserError(f"No space is left on the disk of {root}: make room.{go_on}")
+    return None
+
+
+def _out_of_memory(text: str, trainer: Trainer, datamodule: LightningDataModule) -> str:
+    batch_size, accumulated = _batch_size(datamodule), trainer.accumulate_grad_batches
+    asked = re.search(r"allocate ([\d.]+) ?(bytes|[KMGT]i?B)", text)
+    size = f"{int(asked[1]) / 2**30:.1f} GiB" if asked and asked[2] == "bytes" else f"{asked[1]} {asked[2]}" if asked else ""
+    more = f", when {size} more were needed" if size else ""
+    failed = f"Out of memory on {trainer.strategy.root_device} with batches of {batch_size} images{more}."
+    half, step = f"--data.batch_size {batch_size // 2}", trainer.state.fn.value if trainer.state.fn else "fit"
+    if batch_size == 1:
+        tries = [] if str(trainer.precision).startswith(("16", "bf16")) else ["--precision bf16-mixed"]
+        tries += [f"--data.image_size {getattr(datamodule, 'input_shape', (2,))[-1] // 2}", "a smaller --model.network"]
+        return f"{failed} Try {', '.join(tries if step == 'fit' else [*tries[:-2], 'another device'])}."
+    if step == "fit":
+        now, then = batch_size * accumulated, batch_size // 2 * accumulated * 2
+        as_now = "as now" if then == now else f"now {now}"
+        with_half = f"{half} --trainer.accumulate_grad_batches {accumulated * 2}"
+        return f"{failed} Half of it at a time needs less: {with_half} ({then} images a step on each device, {as_now})."
+    root = Path(trainer.default_root_dir)
+    scoring = step in ("validate", "test") and (root / runs.BEST).is_file()
+    command = f"lit-guide {step} --run {shlex.quote(str(root))} " if scoring else ""
+    return f"{failed} Use {command}{half}."
+
+
+def _batch_size(datamodule: LightningDataModule) -> int:
+    return int(getattr(datamodule, "batch_size", 1))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,237 @@
+"""Stops a run that can't succeed, and says why: a loss that is not finite, weights that DDP waits for; tells of slow data."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
+
+from lit_guide.engine.errors import UserError, warn
+from lit_guide.engine.photos.module import joined, most_workers, shown
+from lit_guide.engine.run import runs
+from lit_guide.engine.train.checkpoints import best_checkpoint
+
+RUNNING = ("running_mean", "running_var")  # BatchNorm's; other buffers may hold -inf on purpose
+
+
+class Step(NamedTuple):
+    """Where a training batch was, everything counted from 0, and the learning rate then."""
+
+    step: int
+    epoch: int
+    batch: int
+    rate: float | Tensor
+
+    def __str__(self) -> str:
+        return f"step {self.step + 1} (epoch {self.epoch + 1}, batch {self.batch + 1})"
+
+
+class Guards(Callback):
+    """Stops a run on a loss or weights that are not finite, and on weights without a gradient in a DDP run; tells of slow data.
+
+    On the CPU each loss is looked at before it is learnt from. Other devices would have to stop for that: there the losses are
+    kept on the device, and read as soon as one that is logged is not finite, or after 1000 batches, and when the epoch ends.
+    Weights are looked at when an epoch ends and before a checkpoint is written. Gradients are not: those that are not finite
+    break the weights, and so the loss of the next step.
+
+    Args:
+        every: batches after which the losses are read at the latest; None: as said above.
+        wait_share: part of the training time that is spent waiting for data before this is told.
+        wait_seconds: and how many seconds it must be at least.
+        wait_batches: batches after which it is judged, besides the end of an epoch.
+    """
+
+    def __init__(
+        self, every: int | None = None, wait_share: float = 0.3, wait_seconds: float = 5.0, wait_batches: int = 200
+    ) -> None:
+        self.every, self.wait_share, self.wait_seconds, self.wait_batches = every, wait_share, wait_seconds, wait_batches
+        self._every, self._loss_L, self._unread = 1, torch.zeros(1), 0
+        self._steps: deque[Step] = deque()
+        self._told = False  # of slow data
+        self._first = True  # until the first backward pass
+        self.bad_loss: float | None = None  # a loss whose backward pass anomaly detection is to look at
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepare for the device."""
+        device = trainer.strategy.root_device
+        self._every = self.every or (1 if device.type == "cpu" else 1000)
+        self._loss_L, self._unread = torch.zeros(self._every, device=device), 0
+        self._steps = deque(maxlen=self._every + trainer.accumulate_grad_batches)
+        self._waited, self._trained, self._batches = 0.0, 0.0, 0
+        self._ended: float | None = None
+        self._idle = torch.Event(device) if device.type == "cuda" else None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count no waiting over what is done between two epochs."""
+        self._ended = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nor over a validation."""
+        self._ended = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the batch, and how long it was waited for."""
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._steps.append(Step(trainer.global_step, trainer.current_epoch, batch_idx, rate))
+        self._began = time.perf_counter()
+        if self._ended is not None:
+            # A DataModule says when the batch came, so that what is done with it on the device does not count.
+            came = max(self._ended, getattr(getattr(trainer, "datamodule", None), "arrived", self._began))
+            if self._idle is None or self._idle.query():  # a GPU that was busy all the time did not wait
+                self._waited += came - self._ended
+            self._trained += self._began - self._ended
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Stop on a loss that is not finite, before it is learnt from."""
+        if self._every == 1 and not math.isfinite(value := loss.item()):
+            if not torch.is_anomaly_enabled():
+                raise self.not_finite(trainer, value)
+            self.bad_loss = value
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if the first backward pass left out parameters that DDP waits for."""
+        if self.bad_loss is not None:
+            raise self.not_finite(trainer, self.bad_loss)
+        if self._first:
+            self._first = False
+            _check_unused(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep the loss where it is not looked at yet; from here on the next batch is waited for."""
+        if self._every > 1 and isinstance(outputs, Mapping) and "loss" in outputs:
+            self._loss_L[self._unread] = outputs["loss"].detach()
+            self._unread += 1
+            if self._unread == self._every or not _logged_is_finite(trainer):
+                self._read(trainer)
+        self._batches += 1
+        self._ended = time.perf_counter()
+        self._trained += self._ended - self._began
+        if self._idle is not None:
+            self._idle.record()
+        if self._batches % self.wait_batches == 0:
+            self._judge_waiting(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what was not looked at yet."""
+        self._check(trainer, pl_module)
+        self._judge_waiting(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that nobody could go on with."""
+        self._ended = None
+        self._check(trainer, pl_module)
+
+    def not_finite(self, trainer: Trainer, value: float, back: int = 0, operation: str | None = None) -> UserError:
+        """The error for a loss that is not finite.
+
+        Args:
+            trainer: the trainer.
+            value: the loss.
+            back: how many batches ago that was.
+            operation: the operation whose gradient is nan, where anomaly detection found one.
+        """
+        at = self._steps[-1 - back]
+        before = [step for step in self._steps if step.step == at.step - 1]
+        what = "A gradient became nan" if math.isfinite(value) else f"The loss became {value:g}"
+        told = [f"{what} in {at}, at a learning rate of {float(at.rate):g}."]
+        if operation is not None:
+            told.append(f"The operation is the one that {operation} belongs to; the warning above shows where it was called.")
+        if not broken(trainer.lightning_module.named_parameters()):
+            told.append(f"Images of this batch: {_images(trainer, [at])}.")
+        elif self._every > 1:
+            told.append(f"Images of this batch: {_images(trainer, [at])}.")
+            told.append(f"The weights may have been broken one step earlier, by: {_images(trainer, before)}.")
+        elif before:
+            told.append(f"The weights were broken before, by the gradients of {before[-1]}, of: {_images(trainer, before)}.")
+        else:
+            told.append("The weights were broken before training began: start from another checkpoint.")
+        return UserError("\n".join([*told, *_advice(trainer, named=operation is not None)]))
+
+    def _check(self, trainer: Trainer, module: LightningModule) -> None:
+        self._read(trainer)
+        running = ((name, buffer) for name, buffer in module.named_buffers() if name.endswith(RUNNING))
+        if names := broken(chain(module.named_parameters(), running)):
+            last = f" of {self._steps[-1]}: {_images(trainer, [self._steps[-1]])}" if self._steps else ""
+            told = f"The weights are not finite any more: {joined(names, ', ')}. The last batch was that{last}."
+            raise UserError("\n".join([told, *_advice(trainer)]))
+
+    def _read(self, trainer: Trainer) -> None:
+        unread, self._unread = self._unread, 0
+        for place, value in enumerate(self._loss_L[:unread].tolist() if unread else ()):
+            if not math.isfinite(value):
+                raise self.not_finite(trainer, value, back=unread - 1 - place)
+
+    def _judge_waiting(self, trainer: Trainer) -> None:
+        share = self._waited / max(self._trained, 1e-9)
+        if not self._told and share > self.wait_share and self._waited > self.wait_seconds:
+            self._told = True
+            part = format(share, ".0%")
+            warn(f"training waited {self._waited:.0f} of {self._trained:.0f} s ({part}) for data. {_faster(trainer)}")
+
+
+def _logged_is_finite(trainer: Trainer) -> bool:
+    """Whether the loss that was logged in this step, if one was, is finite; it is on the CPU already."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+    if not every or trainer.global_step % every:
+        return True
+    return math.isfinite(trainer.callback_metrics.get("train/loss_step", 0.0))
+
+
+def broken(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Names of the tensors with values that are not finite; one norm over all of them tells whether to look closer."""
+    named = {name: tensor.detach() for name, tensor in tensors if tensor.is_floating_point()}
+    if get_total_norm(named.values()).isfinite():
+        return []
+    return [name for name, tensor in named.items() if not tensor.isfinite().all()]
+
+
+def _check_unused(trainer: Trainer, module: LightningModule) -> None:
+    wrapper = trainer.strategy.model
+    if not isinstance(wrapper, DistributedDataParallel) or wrapper.find_unused_parameters or wrapper.static_graph:
+        return
+    if unused := [name for name, weight in module.named_parameters() if weight.requires_grad and weight.grad is None]:
+        raise UserError(
+            f"{len(unused)} parameters of the network have no part in the loss, and DDP would wait for their gradients:\n"
+            f"{shown(unused)}\nTake them out of the network, or use --strategy ddp_find_unused_parameters_true."
+        )
+
+
+def _images(trainer: Trainer, steps: Iterable[Step]) -> str:
+    """The first images of these batches, and how many more there are."""
+    batch_names = getattr(getattr(trainer, "datamodule", None), "batch_names", None)
+    if batch_names is None:
+        return "the loader does not say which"
+    return joined([name for step in steps for name in batch_names(step.epoch, step.batch)], ", ", most=10)
+
+
+def _advice(trainer: Trainer, named: bool = False) -> list[str]:
+    """The last good checkpoint, and what to try."""
+    best, root = best_checkpoint(trainer), Path(trainer.default_root_dir)  # the first waits for one that is being written
+    saved = [path for path in (root / runs.LAST, best) if path is not None and path.is_file()]
+    group = trainer.optimizers[0].param_groups[0]
+    tries = [f"--model.optimizer.lr {float(group.get('initial_lr', group['lr'])) / 10:g}"]
+    tries += ["--trainer.gradient_clip_val 1.0"] if not trainer.gradient_clip_val else []
+    tries += ["--precision bf16-mixed or 32-true"] if str(trainer.precision).startswith("16") else []
+    tries += ["lit-guide data check (finds broken images)"]
+    tries += ["--trainer.detect_anomaly true (names the operation)"] if not (named or torch.is_anomaly_enabled()) else []
+    return [f"Last finite checkpoint: {saved[0] if saved else 'none was saved'}.", f"Try: {', '.join(tries)}."]
+
+
+def _faster(trainer: Trainer) -> str:
+    """Which flag brings the data faster."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+    workers, most = getattr(data, "loader_processes", 0), most_workers(trainer.num_devices)
+    if workers < most:
+        return f"Load with more processes: --data.num_workers {most} (now {workers})."
+    if getattr(data, "cache", None) == "none":
+        return "All cores load already: decode each image once with --data.cache ram, or disk if the set is larger than memory."
+    return "All cores load already: make the images smaller before training, or put them on a faster disk."

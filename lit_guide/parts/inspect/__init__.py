@@ -1,0 +1,1 @@
+"""`data check` and `data show`: look at the images before training."""

@@ -1,0 +1,134 @@
+"""`data check` and `data show`: look at a set of images before training on it."""
+
+import json
+import shlex
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_guide.data import DataModule
+from lit_guide.engine.config.parser import ClassifierCLI, Parser
+from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.run import runs
+from lit_guide.parts.inspect.check import check, print_report
+from lit_guide.parts.inspect.quarantine import folder_of, put_back, quarantine
+from lit_guide.parts.inspect.show import show
+
+HELP = """usage: lit-guide data check|show --config FILE [--KEY VALUE ...]
+
+  check  decode every image; list what is broken, there twice, in two splits, or uneven, on the screen and in data_check.json
+         lit-guide data check --config configs/folder.yaml --data.root DIR
+         --fix quarantine moves broken files to DIR-quarantine, --fix undo moves them back
+  show   draw a training batch, the same images as they are, and how many images each class has
+         lit-guide data show --config configs/folder.yaml --data.root DIR
+"""
+
+
+class DataCLI(ClassifierCLI):
+    """Look at the images before training; the recipes and flags of `fit` serve here too.
+
+    Args:
+        command: data check, or data show.
+        args: the command line after it.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys of `fit`, and the command's own."""
+        super().add_arguments_to_parser(parser)
+        default = "." if self.command == "data check" else "data_show"
+        parser.add_argument("--output", type=str, default=default, help="The folder that data_check.json, or pictures, go to.")
+        if self.command == "data check":
+            parser.add_argument(
+                "--fix",
+                type=Literal["quarantine", "undo"] | None,
+                default=None,
+                help="quarantine: move files that can't be decoded away. undo: move them back.",
+            )
+            parser.add_argument(
+                "--near_bits", type=int, default=5, help="Bits of 64 in which the hashes of near duplicates may differ."
+            )
+        else:
+            parser.add_argument("--samples", type=int, default=24, help="How many images of a training batch are drawn.")
+
+    def build(self) -> None:
+        """Build the data alone."""
+        parser = Parser()
+        parser.add_subclass_arguments(DataModule, "data")
+        if "cache" in self.config.data.init_args:
+            self.config.data.init_args.cache = "none"  # the files themselves are looked at
+        self.datamodule = parser.instantiate(Namespace(data=self.config.data)).data  # type: ignore[no-untyped-call]
+
+
+def data(args: list[str]) -> None:
+    """Run `data check` or `data show`."""
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        raise SystemExit(0 if args else 2)
+    if args[0] not in ACTIONS:
+        near = get_close_matches(args[0], ACTIONS, n=1)
+        raise ConfigError(f"There is no command 'data {args[0]}'. Did you mean data {near[0] if near else 'check'}?")
+    if len(args) > 1 and not args[1].startswith("-"):
+        hint = f"--config configs/folder.yaml --data.root {shlex.quote(args[1])}"
+        raise ConfigError(f"data {args[0]} takes flags alone. Is {args[1]} a folder of photos? Then type: data {args[0]} {hint}")
+    ACTIONS[args[0]](DataCLI(f"data {args[0]}", args[1:]))
+
+
+def _check(cli: DataCLI) -> None:
+    config, source = cli.config, cli.datamodule
+    if not 0 <= config.near_bits <= 10:
+        raise ConfigError(f"--near_bits is {config.near_bits}; it must be from 0 to 10.")
+    root = _root(source) if config.fix is not None else None
+    if root is not None and config.fix == "undo":
+        back = put_back(root)
+        print("Put back where they were:\n" + "\n".join(f"  {path}" for path in back))
+        return
+    output = _output(cli)
+    report = check(source, config.near_bits)
+    print_report(report)
+    runs.write_atomic(output / "data_check.json", json.dumps(report.as_dict(), indent=1) + "\n")
+    wrong, images = report.wrong, report.images
+    if root is not None and report.bad_files:
+        moved = quarantine(root, report.bad_files)
+        where = folder_of(root)
+        print(f"Moved {len(moved)} of {images:,} files to {where}; the same command with --fix undo moves them back.")
+        images -= len(moved)
+        if len(moved) == len(report.bad_files):
+            wrong = [finding for finding in wrong if finding.kind != "unreadable"]
+    print(f"All findings are in {output / 'data_check.json'}")
+    if wrong:
+        listed = "\n".join(f"  {f.what}" + (f" ({len(f.items):,})" if f.items else "") for f in wrong)
+        unreadable = "unreadable" in [finding.kind for finding in wrong]
+        how = "\n--fix quarantine moves broken files away, --data.on_bad_image skip trains without them." if unreadable else ""
+        raise UserError(f"Mend this before you train:\n{listed}{how}")
+    looks = len(report.findings) - len(report.wrong)
+    print(f"{images:,} images: nothing must be mended{f'; {looks} things are worth a look' if looks else ''}.")
+
+
+def _root(source: DataModule) -> Path:
+    folder: Path | None = getattr(source, "folder", None)
+    if folder is None:
+        raise ConfigError(
+            "--fix moves the files of a folder, and these data are no folder: mend them, or leave bad files out of the list."
+        )
+    return folder
+
+
+def _output(cli: DataCLI) -> Path:
+    """The folder for what is found, made and tried before hours are spent on looking."""
+    output = Path(cli.config.output)
+    runs.make_results_dir(output, flag="--output")
+    runs.check_space(output, flag="--output")
+    return output
+
+
+def _show(cli: DataCLI) -> None:
+    if cli.config.samples < 1:
+        raise ConfigError(f"--samples is {cli.config.samples}; it must be 1 or more.")
+    for path in show(cli.datamodule, _output(cli), cli.config.samples):
+        print(f"Drew {path}")
+
+
+ACTIONS = {"check": _check, "show": _show}

@@ -1,0 +1,116 @@
+"""Pictures of a set: a training batch as the network gets it, the same images as they are, and images of each class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from lit_guide.engine.data.augment import to_float
+from lit_guide.engine.data.base import DataModule
+from lit_guide.engine.photos.crops import resize_shorter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = 6
+DRAWN = 256  # pixels of the shorter side, of which the sheet shows some 180
+LONGEST = 24  # characters of a file's name that fit under each other
+MOST_CLASSES = 40  # bars that can still be read
+
+
+def show(data: DataModule, folder: Path, images: int = 24) -> list[Path]:
+    """Write `batch.png`, `raw.png` and `classes.png`.
+
+    Args:
+        data: the source.
+        folder: where they go; made if it is not there.
+        images: how many images of a training batch are shown.
+
+    Returns:
+        The three files.
+    """
+    order = data.train_dataloader().batch_sampler
+    assert order is not None  # it has a batch size
+    places = next(iter(order))[:images]
+    rows, names = data.rows["train"][places].tolist(), data.sample_names("train")
+    raw, raw_titles = [], []
+    for row, place in zip(rows, places, strict=True):  # photos as a camera makes them: one at a time
+        image_CHW, label = data.source.dataset[row]
+        file = Path(names[place]).name[-LONGEST:]
+        raw_titles.append(f"{file}\n{data.class_names[int(label)]}, {image_CHW.shape[2]} x {image_CHW.shape[1]}")
+        raw.append(resize_shorter(image_CHW, DRAWN, enlarge=False) if image_CHW.dtype == torch.uint8 else image_CHW)
+    samples = data.samples(training=True)
+    image_BCHW, label_B = default_collate([samples[row] for row in rows])
+    image_BCHW, label_B = data.to_model(image_BCHW, label_B, training=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in (
+        ("batch", contact_sheet(list(image_BCHW), [_label(label, data.class_names) for label in label_B])),
+        ("raw", contact_sheet(raw, raw_titles)),
+        ("classes", class_chart(data.class_names, {split: data.class_counts(split) for split in data.rows})),
+    ):
+        written.append(folder / f"{name}.png")
+        figure.savefig(written[-1], dpi=100)
+    return written
+
+
+def contact_sheet(images: Sequence[Tensor], titles: Sequence[str]) -> "Figure":
+    """Images in rows of six, each with its title.
+
+    Args:
+        images: (C, H, W) each, uint8 or floating point from 0 to 1; 1 channel is drawn grey, the first 3 as RGB.
+        titles: as many.
+    """
+    from matplotlib.figure import Figure
+
+    down = -(-len(images) // COLUMNS)
+    figure = Figure(figsize=(1.9 * COLUMNS, 2.2 * down), layout="constrained")
+    for at, axes in enumerate(figure.subplots(down, COLUMNS, squeeze=False).flat):
+        axes.set_axis_off()
+        axes.set_anchor("N")  # titles of a row at one height
+        if at < len(images):
+            axes.imshow(_pixels(images[at]), cmap="gray", vmin=0, vmax=1)
+            axes.set_title(titles[at], fontsize=8, parse_math=False)
+    return figure
+
+
+def class_chart(class_names: Sequence[str], counts: dict[str, Sequence[int]]) -> "Figure":
+    """Bars of images a class, the splits side by side; of many classes the largest and the smallest."""
+    from matplotlib.figure import Figure
+
+    train_K = np.asarray(counts["train"])
+    order = np.argsort(-train_K, kind="stable")
+    left_out = max(0, len(order) - MOST_CLASSES)
+    if left_out:
+        order = np.concatenate([order[: MOST_CLASSES // 2], order[-MOST_CLASSES // 2 :]])
+    height = 0.8 / len(counts)
+    figure = Figure(figsize=(9, 1.5 + 0.32 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    for number, (split, count_K) in enumerate(counts.items()):
+        bars = axes.barh(np.arange(len(order)) + number * height, np.asarray(count_K)[order], height, label=split)
+        axes.bar_label(bars, fontsize=6, padding=2)
+    axes.set_yticks(np.arange(len(order)) + 0.4 - height / 2, [class_names[k] for k in order], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("images")
+    axes.set_title(f"Images of each class ({left_out} in the middle left out)" if left_out else "Images of each class")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _pixels(image_CHW: Tensor) -> NDArray[np.float32]:
+    pixels_HWC: NDArray[np.float32] = to_float(image_CHW).permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+    return pixels_HWC[..., :3] if pixels_HWC.shape[-1] >= 3 else pixels_HWC[..., :1]
+
+
+def _label(label: Tensor, names: Sequence[str]) -> str:
+    """A class name; of a mixed image the two classes with their shares."""
+    if label.ndim == 0:
+        return names[int(label)]
+    top = label.topk(min(2, len(label)))
+    pairs = zip(top.values, top.indices, strict=True)
+    return " + ".join(f"{names[int(k)]} {100 * share:.0f} %" for share, k in pairs if share > 0)

@@ -1,0 +1,59 @@
+import pytest
+
+from lit_guide.engine.errors import ConfigError, UserError, explain
+
+KNOWN = ["model.network", "model.optimizer.lr", "trainer.max_epochs", "data.batch_size"]
+
+
+def test_exit_codes() -> None:
+    assert (UserError.exit_code, ConfigError.exit_code) == (1, 2)
+    assert issubclass(ConfigError, UserError)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            "unrecognized arguments: --trainer.max_epoch=2",
+            "There is no flag or key 'trainer.max_epoch'. Did you mean trainer.max_epochs?",
+        ),
+        ("Group 'model' does not accept option 'netwrk'", "There is no flag or key 'model.netwrk'. Did you mean model.network?"),
+        (
+            "unrecognized arguments: --zzz",
+            "There is no flag or key 'zzz'. lit-guide fit --help lists all keys.",
+        ),
+        (
+            "Parser key \"model.optimizer\":\n  ...\n    - Option 'lrr' is not accepted. Got value: ...",
+            "There is no flag or key 'model.optimizer.lrr'. Did you mean model.optimizer.lr?",
+        ),
+        (
+            "Parser key \"model.optimizer\":\n  ...\n    - Option 'lr' is not accepted. Got value: ...",
+            "model.optimizer.lr is no setting of what was chosen for model.optimizer.",
+        ),
+        (
+            "Parser key \"data\":\n  ...\n    - Importing 'os.system' is not allowed, denied by the 'os' entry",
+            "data: os.system may not be imported by a configuration. It may name classes of torch.optim.",
+        ),
+        (
+            'Parser key "model.optimizer":\n  - Expected a dot import path string: Sgd\n  - other',
+            "model.optimizer: there is no class 'Sgd'. Did you mean SGD?",
+        ),
+        (
+            'Parser key "trainer.strategy":\n  - Expected a dot import path string: ddp\n  - other',
+            "trainer.strategy: there is no class 'ddp'. Did you mean DDPStrategy?",
+        ),
+        (
+            "Parser key \"trainer.max_epochs\":\n  - Expected a <class 'int'>\n  - Expected a <class 'NoneType'>\n"
+            "  Given value: x",
+            "trainer.max_epochs is x: expected int, or null.",
+        ),
+        (
+            "the following arguments are required: data",
+            "No data were chosen: give a recipe, such as --config configs/digits.yaml.",
+        ),
+        ("something new", "something new"),
+    ],
+)
+def test_parser_errors_in_plain_words(message: str, told: str) -> None:
+    classes = ["SGD", "Adam", "DDPStrategy"]
+    assert explain(message, KNOWN, classes, ["torch.optim"], "lit-guide fit") == told
