@@ -26,9 +26,9 @@ from lit_guide.engine.run.checkpoint import check_fits, read_checkpoint
 from lit_guide.engine.run.weights import SUFFIX
 from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint
 from lit_guide.engine.train.guards import Guards
+from lit_guide.engine.train.metrics import MetricsCSV, NoProfiler, Throughput
 from lit_guide.engine.train.optim import find_class, subclasses
 from lit_guide.engine.train.progress import ProgressBar
-from lit_guide.engine.train.report import MetricsCSV, NoProfiler, Throughput
 from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.summary import Summary
 from lit_guide.engine.train.writer import CheckpointWriter
