@@ -3,6 +3,7 @@
 `cli.main` prints the message and exits with `exit_code`.
 """
 
+import ast
 import os
 import re
 import signal
@@ -59,7 +60,8 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         importable: the modules whose classes a configuration may name.
         prog: the command, whose --help is named.
     """
-    key = "".join(re.findall(r'^Parser key "([\w.]+)"', message)[:1])
+    outer = "".join(re.findall(r'^Parser key "([\w.]+)"', message)[:1])
+    key = ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))  # of a class inside of another one too
     denied = re.search(r"Importing '(.+?)' is not allowed", message)
     if denied:
         return f"{key}: {denied[1]} may not be imported by a configuration. It may name classes of {', '.join(importable)}."
@@ -87,7 +89,18 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
     expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", e) for e in re.findall(r"Expected (?:an? |one of )(.+)", message)]
     expected = [re.sub(r"^(?:typing\.)?Literal\[(.*)\]$", r"\1", e).partition(". Got value")[0] for e in expected]
     if key and given and expected:
-        nested, value = (f".{given[1]}", given[2]) if given[1] else ("", given[3])
+        nested, value = (f".{given[1]}", given[2]) if given[1] else ("", _inside(given[3], key.removeprefix(outer)))
+        key = outer if nested else key
         wanted = [e.replace("NoneType", "null") for e in dict.fromkeys(expected) if not (nested and e == "NoneType")]
         return f"{key}{nested} is {value}: expected {', or '.join(wanted)}."
     return message.strip().split("\n  Does not validate")[0]
+
+
+def _inside(value: str, key: str) -> str:
+    """What a key, such as .optimizer.lr, has in the text of a nested mapping."""
+    if not key or not value.startswith("{"):
+        return value
+    found = ast.literal_eval(value)
+    for part in key.strip(".").split("."):
+        found = found.get("init_args", found).get(part, found)
+    return str(found)

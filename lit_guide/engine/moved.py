@@ -12,7 +12,7 @@ PACKAGE = __name__.split(".")[0]
 MOVED = {
     "callbacks": "engine.train",
     "callbacks.checkpoint": "engine.train.checkpoints",
-    "callbacks.export": "export.callback",
+    "callbacks.export": "export",
     "callbacks.guards": "engine.train.guards",
     "callbacks.progress": "engine.train.progress",
     "callbacks.report": "engine.train.metrics",

@@ -1,7 +1,7 @@
 """What a run shows when it ends: tables of figures and exports, where everything is, and what to type next."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,28 @@ def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
     Console().print(table)
 
 
-def print_closing(run_dir: Path, results: Mapping[str, Any]) -> None:
-    """The table at the end of `fit`: test metrics, exports, where everything is, and what to type next."""
+def print_closing(run_dir: Path, results: Mapping[str, Any], missing: Sequence[str] = ()) -> None:
+    """The table at the end of `fit`: test metrics, exports, where everything is, and what to type next.
+
+    Args:
+        run_dir: the run directory.
+        results: what its results.json holds.
+        missing: what the model lacks for exports and predictions, and how to add it.
+    """
     if results.get("test"):
         print_metrics("Test", {k: v for k, v in results["test"].items() if isinstance(v, float)})
     if results.get("exports"):
         print_exports(results["exports"])
+    if missing:
+        print("\nThe model is trained. To export it and to predict with it, it still lacks:")
+        print("\n".join(f"  {piece}" for piece in missing))
     here = _short(run_dir)
     names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json")
     files = [name for name in names if (run_dir / name).exists()]
     print(f"\nEverything is in {here}: {', '.join(files)}\n\nNext:")
     here = shlex.quote(here)
-    for command in (f"predict --run {here} --images FILE_OR_FOLDER", f"test --run {here}", f"export --run {here} --formats onnx"):
+    further = (f"predict --run {here} --images FILE_OR_FOLDER", f"export --run {here} --formats onnx")
+    for command in (f"test --run {here}", *(further if not missing else ())):
         print(f"  lit-guide {command}")
 
 

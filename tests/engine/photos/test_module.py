@@ -22,6 +22,7 @@ from lit_guide.data import FolderData
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.photos import module as photos
 from lit_guide.engine.photos.decode import decode
+from lit_guide.engine.run.checkpoint import read_checkpoint
 
 NO_EXPORT = [f"--export.{name}.enabled=false" for name in ("onnx", "torchscript", "pt2")]
 FIT = ["fit", "--config", "configs/folder.yaml", "--accelerator", "cpu"]
@@ -205,7 +206,7 @@ def test_shuffle_shows_every_image_once_an_epoch_and_balanced_every_class_equall
 
 
 def classifier(data, **kwargs):
-    return LitClassifier(data.class_names, data.input_shape, data.mean, data.std, crop=data.crop, network="cnn", **kwargs)
+    return LitClassifier(data.class_names, data.input_shape, data.mean, data.std, network="cnn", **kwargs)
 
 
 def train_a_step(data, model, tmp_path):
@@ -227,7 +228,7 @@ def test_class_weights_auto_are_those_that_scikit_learn_calls_balanced(uneven, t
     train_a_step(data, model, tmp_path)
     labels = data.source.labels_N[data.rows["train"]]
     expected_K = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    np.testing.assert_allclose(model.class_weights_K.numpy(), expected_K, rtol=1e-6)
+    np.testing.assert_allclose(model.criterion.weight.numpy(), expected_K, rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -497,7 +498,7 @@ def test_a_run_on_16_photos_scores_its_splits_and_keeps_how_photos_are_cut(folde
     model = load_classifier(folder_run / "checkpoints/best.ckpt")
     assert model.hparams["class_names"] == ["china", "flower"]
     assert model.hparams["input_shape"] == [3, 32, 32]
-    assert model.hparams["crop"] == 0.875
+    assert read_checkpoint(folder_run / "checkpoints/best.ckpt")["crop"] == 0.875
     assert model.hparams["mean"] == [0.485, 0.456, 0.406]
 
 
