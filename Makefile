@@ -23,10 +23,12 @@ test-slow: export OMP_NUM_THREADS := 1
 test-slow: $(STAMP)  ## the others
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
-lint: $(STAMP)  ## style and types, nothing is changed
+lint: $(STAMP)  ## style, types and who imports whom; nothing is changed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest --quiet --noconftest tests/test_house.py # template only
 
 format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
