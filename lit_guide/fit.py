@@ -16,16 +16,11 @@ from lit_guide.engine.errors import ConfigError, Stopped, UserError
 from lit_guide.engine.photos.images import UNREADABLE, ImagesToPredict
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_classifier, read_checkpoint
+from lit_guide.engine.run.screen import print_closing, print_exports, print_metrics
 from lit_guide.engine.run.weights import write_weights
 from lit_guide.engine.train.checkpoints import best_checkpoint
 from lit_guide.engine.train.failures import explain_failure
-from lit_guide.engine.train.report import (
-    Throughput,
-    environment,
-    print_closing,
-    print_exports,
-    print_metrics,
-)
+from lit_guide.engine.train.metrics import Throughput, environment
 from lit_guide.export.callback import EXPORTS, Export
 from lit_guide.parts.inspect.command import data
 from lit_guide.predict import Gather, print_predictions, write_predictions

@@ -240,7 +240,7 @@ WRITING = """
     import itertools, os, random, signal, sys, time
     from pathlib import Path
     import torch
-    from lit_guide.engine.run.checkpoint import CheckpointWriter
+    from lit_guide.engine.train.writer import CheckpointWriter
 
     torch.set_num_threads(1)  # so that this process can be forked
     folder, chance, halves = Path("checkpoints"), random.Random(0), 0

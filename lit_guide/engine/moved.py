@@ -15,7 +15,7 @@ MOVED = {
     "callbacks.export": "export.callback",
     "callbacks.guards": "engine.train.guards",
     "callbacks.progress": "engine.train.progress",
-    "callbacks.report": "engine.train.report",
+    "callbacks.report": "engine.train.metrics",
     "callbacks.stop": "engine.train.stop",
     "data.augment": "engine.data.augment",
     "data.base": "engine.data.base",

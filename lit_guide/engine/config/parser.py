@@ -22,15 +22,16 @@ from lit_guide.engine.config.arguments import SHORT_FORMS, expand, last_value
 from lit_guide.engine.config.devices import fit_to_machine, misfit, no_precision
 from lit_guide.engine.errors import ConfigError, UserError, explain
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import CheckpointWriter, check_fits, read_checkpoint
+from lit_guide.engine.run.checkpoint import check_fits, read_checkpoint
 from lit_guide.engine.run.weights import SUFFIX
 from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint
 from lit_guide.engine.train.guards import Guards
+from lit_guide.engine.train.metrics import MetricsCSV, NoProfiler, Throughput
 from lit_guide.engine.train.optim import find_class, subclasses
 from lit_guide.engine.train.progress import ProgressBar
-from lit_guide.engine.train.report import MetricsCSV, NoProfiler, Throughput
 from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.summary import Summary
+from lit_guide.engine.train.writer import CheckpointWriter
 from lit_guide.export.callback import EXPORTS
 from lit_guide.model import LitClassifier
 

@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import distributed
 
 from lit_guide.engine.errors import Stopped, UserError
-from lit_guide.engine.run.checkpoint import CheckpointWriter
-from lit_guide.engine.train.report import MetricsCSV
+from lit_guide.engine.train.metrics import MetricsCSV
 from lit_guide.engine.train.stop import Stop
+from lit_guide.engine.train.writer import CheckpointWriter
 
 
 class BestCheckpoint(ModelCheckpoint):
