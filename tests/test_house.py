@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lit_guide import __version__
+from lit_guide.engine.moved import MOVED
+
 from .template.conftest import ROOT, hook
 
 PACKAGE = ROOT / "lit_guide"
@@ -162,3 +165,14 @@ def test_no_internal_number_of_a_fault_is_carried_into_a_project() -> None:
         if INTERNAL.search(line)
     ]
     assert not found, f"say it in words: {', '.join(found)}"
+
+
+def test_the_changelog_names_every_module_that_moved() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `lit_guide\.(.+)` \| `lit_guide\.(.+)` \|$", text, flags=re.MULTILINE)
+    assert dict(rows) == MOVED
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## \[(.+?)\]", text, flags=re.MULTILINE)[0] == __version__
