@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lit_guide.engine.moved import remember_earlier_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "ArrayDataset": "lit_guide.data",
