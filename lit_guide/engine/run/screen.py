@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
+
+
+def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table; without headings where all of them are empty. A cell is a Text or anything else in plain words, None a dash."""
+    columns = [Column(heading, overflow="fold") for heading in headings]
+    table = Table(*columns, title=title, title_justify="left", show_header=any(headings))
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else "-" if cell is None else str(cell) for cell in row))
+    Console(markup=False, emoji=False).print(table)
 
 
 def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
     """A two-column table of figures."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}")
-    Console().print(table)
+    print_table(title, ("", ""), [(name, f"{value:.4f}") for name, value in metrics.items()])
 
 
 def print_closing(run_dir: Path, results: Mapping[str, Any], missing: Sequence[str] = ()) -> None:
@@ -45,16 +51,14 @@ def print_closing(run_dir: Path, results: Mapping[str, Any], missing: Sequence[s
 
 def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
     """A table of export entries: those written with size and difference, those that failed with the reason."""
-    table = Table(title="Exports", title_justify="left")
-    for heading in ("format", "file", "size", "max abs difference"):
-        table.add_column(heading, overflow="fold")
+    rows: list[tuple[Any, ...]] = []
     for entry in exports:
         if "error" in entry:
-            table.add_row(entry["format"], "-", "-", f"[red]{escape(entry['error'])}[/red]")
+            rows.append((entry["format"], None, None, Text(entry["error"], "red")))
         else:
             size = f"{entry['bytes'] / 1e3:.0f} kB"
-            table.add_row(entry["format"], escape(entry["path"]), size, f"{entry['max_abs_diff']:.1e}")
-    Console().print(table)
+            rows.append((entry["format"], entry["path"], size, f"{entry['max_abs_diff']:.1e}"))
+    print_table("Exports", ("format", "file", "size", "max abs difference"), rows)
 
 
 def _short(path: Path) -> str:
