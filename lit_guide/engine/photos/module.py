@@ -175,8 +175,8 @@ class PhotoData(DataModule):
             at_N = np.full(len(good_N), -1)
             at_N[row_T] = np.arange(len(row_T))
             copies = [at_N[group][at_N[group] >= 0] for group in duplicates]
-            names = [self.listing.paths[row] for row in row_T.tolist()]
-            parts = stratified_split(labels_T, shares, self.split_seed, copies, names)
+            names = list(self.listing.paths)
+            parts = stratified_split(labels_T, shares, self.split_seed, copies, (names[row] for row in row_T.tolist()))
         else:
             parts = grouped_split(labels_T, self._groups(row_T), shares, self.split_seed)
         return {name: given[name] if name in given else row_T[parts[name]] for name in self.fractions}
@@ -225,11 +225,11 @@ class PhotoData(DataModule):
 
     def _groups(self, rows: NDArray[np.int64]) -> list[str]:
         assert self.group_pattern is not None
-        groups: list[str] = []
+        names, groups = list(self.listing.paths), []
         for row in rows.tolist():
-            match = self.group_pattern.search(self.listing.paths[row])
+            match = self.group_pattern.search(names[row])
             if match is None or not match[1]:
-                raise ConfigError(f"data.group_pattern {self.group_pattern.pattern} finds nothing in {self.listing.paths[row]}.")
+                raise ConfigError(f"data.group_pattern {self.group_pattern.pattern} finds nothing in {names[row]}.")
             groups.append(match[1])
         return groups
 
