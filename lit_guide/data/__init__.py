@@ -5,7 +5,8 @@ from lit_guide.data.digits import DigitsData
 from lit_guide.data.folder import FolderData, ImageFolderDataset
 from lit_guide.data.table import TableData
 from lit_guide.data.torchvision_set import TorchvisionData
-from lit_guide.engine.data.base import DataModule, Source
+from lit_guide.engine.data.base import ImageDataModule
+from lit_guide.engine.data.module import DataModule, Source
 from lit_guide.engine.photos.module import PhotoData
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "DataModule",
     "DigitsData",
     "FolderData",
+    "ImageDataModule",
     "ImageFolderDataset",
     "PhotoData",
     "Source",

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lit_guide.engine.data.base import SPLITS, DataModule, Source
+from lit_guide.engine.data.base import SPLITS
+from lit_guide.engine.data.module import DataModule, Source
 from lit_guide.engine.data.splits import named_split
 from lit_guide.engine.errors import ConfigError, UserError
 

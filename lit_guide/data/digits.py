@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lit_guide.data.arrays import ArrayDataset, read_npz
-from lit_guide.engine.data.base import DataModule, Source
+from lit_guide.engine.data.module import DataModule, Source
 
 
 class DigitsData(DataModule):

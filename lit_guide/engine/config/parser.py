@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide import __version__
-from lit_guide.data import DataModule
 from lit_guide.engine.config.arguments import SHORT_FORMS, expand, last_value
 from lit_guide.engine.config.devices import fit_to_machine, misfit, no_precision
+from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.errors import ConfigError, UserError, explain
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import CheckpointWriter, check_fits, read_checkpoint
@@ -47,7 +47,7 @@ IMPORTABLE = [
 ]
 set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=IMPORTABLE)
 
-SUGGESTED = (DataModule, Optimizer, LRScheduler, Callback, Logger, Strategy)  # their classes, where a name is misspelt
+SUGGESTED = (ImageDataModule, Optimizer, LRScheduler, Callback, Logger, Strategy)  # their classes, where a name is misspelt
 
 CALL_ONLY = ("config", "ckpt_path", "run", "run_dir", "resume", "images", "verbose")  # not of the run: left out of config.yaml
 
@@ -69,7 +69,7 @@ class Parser(LightningArgumentParser):
 
     def _known_keys(self) -> list[str]:
         keys = [key.replace(".init_args", "") for key in self.get_defaults(skip_validation=True).keys()]  # noqa: SIM118  # a Namespace
-        sources = [DataModule, *subclasses(DataModule)]
+        sources = [ImageDataModule, *subclasses(ImageDataModule)]
         keys += [f"data.{name}" for source in sources for name in inspect.signature(source).parameters]
         return [*keys, *SHORT_FORMS]
 
@@ -93,7 +93,7 @@ class ClassifierCLI(LightningCLI):
         args, self.continued = expand(command, args)
         super().__init__(
             LitClassifier,
-            DataModule,
+            ImageDataModule,
             subclass_mode_data=True,
             args=args,
             run=False,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.engine.data.base import DataModule, Source
+from lit_guide.engine.data.base import ImageDataModule, Source
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.photos.crops import EvalTransform
 from lit_guide.engine.photos.decode import UnreadableImageError, decode, find_images
@@ -55,7 +55,7 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
         return TF.resize(image_CHW, [H, W], antialias=True), torch.tensor(UNKNOWN)
 
 
-class ImagesToPredict(DataModule):
+class ImagesToPredict(ImageDataModule):
     """The files given to `predict --images`, with what a checkpoint says of its model in the place of statistics.
 
     Args:

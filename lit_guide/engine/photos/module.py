@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lit_guide.engine.data.base import DataModule, Source
+from lit_guide.engine.data.base import ImageDataModule, Source
 from lit_guide.engine.data.splits import grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
@@ -52,7 +52,7 @@ class Listing:
     notes: Sequence[str] = ()
 
 
-class PhotoData(DataModule):
+class PhotoData(ImageDataModule):
     r"""Splits, loaders and transforms for image files.
 
     Training images: a random part of the image, scaled to `image_size`, mirrored by chance (the recipe of Inception and ResNet;
@@ -92,8 +92,7 @@ class PhotoData(DataModule):
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        # Shift, rotate and flip on the device are for small images in memory.
-        super().__init__(image_size=image_size, statistics=statistics, shift=0.0, rotate=0.0, flip=False, **kwargs)
+        super().__init__(image_size=image_size, statistics=statistics, **kwargs)
         for name, value, low in (("crop", crop, 0.1), ("min_area", min_area, 0.001), ("erasing", erasing, 0.0)):
             if not low <= value <= 1:
                 raise ConfigError(f"data.{name} is {value}; it must be from {low} to 1.")
@@ -105,7 +104,7 @@ class PhotoData(DataModule):
             raise ConfigError(f"data.group_pattern {group_pattern} must have one group in brackets, such as (patient\\d+)_.")
         self.size = image_size
         self.crop: float | None = crop
-        self.min_area, self.mirror, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
+        self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
         self.on_bad_image, self.cache = on_bad_image, cache
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else None
 
@@ -194,7 +193,7 @@ class PhotoData(DataModule):
         return TrainTransform(
             self.size,
             self.min_area,
-            self.mirror,
+            self.flip,
             extra() if extra is not None else None,
             v2.RandomErasing(self.erasing) if self.erasing else None,
         )

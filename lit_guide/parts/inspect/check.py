@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_guide.engine.data.augment import to_float
-from lit_guide.engine.data.base import DataModule
+from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.cache import remember
 from lit_guide.engine.photos.examine import Examined, difference_hash, examine, near_duplicates
@@ -74,7 +74,7 @@ class Report:
         return {"ok": not self.wrong, "images": self.images, "splits": splits, "findings": [asdict(f) for f in self.findings]}
 
 
-def check(data: DataModule, near_bits: int = 5) -> Report:
+def check(data: ImageDataModule, near_bits: int = 5) -> Report:
     """Decode every image of a source and look for what is wrong with the set.
 
     Args:
@@ -240,7 +240,7 @@ def _about_classes(splits: Mapping[str, Sequence[int]], class_names: Sequence[st
         yield Finding("uneven", False, what, [])
 
 
-def _examine_samples(data: DataModule) -> Examined:
+def _examine_samples(data: ImageDataModule) -> Examined:
     """As `examine` does for files, for the samples of any source."""
     source = data.source
     N = len(source.labels_N)

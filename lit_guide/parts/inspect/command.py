@@ -9,8 +9,8 @@ from typing import Literal
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_guide.data import DataModule
 from lit_guide.engine.config.parser import ClassifierCLI, Parser
+from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run import runs
 from lit_guide.parts.inspect.check import check, print_report
@@ -56,7 +56,7 @@ class DataCLI(ClassifierCLI):
     def build(self) -> None:
         """Build the data alone."""
         parser = Parser()
-        parser.add_subclass_arguments(DataModule, "data")
+        parser.add_subclass_arguments(ImageDataModule, "data")
         if "cache" in self.config.data.init_args:
             self.config.data.init_args.cache = "none"  # the files themselves are looked at
         self.datamodule = parser.instantiate(Namespace(data=self.config.data)).data  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ def _check(cli: DataCLI) -> None:
     print(f"{images:,} images: nothing must be mended{f'; {looks} things are worth a look' if looks else ''}.")
 
 
-def _root(source: DataModule) -> Path:
+def _root(source: ImageDataModule) -> Path:
     folder: Path | None = getattr(source, "folder", None)
     if folder is None:
         raise ConfigError(
