@@ -10,6 +10,13 @@ import sys
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
+# jsonargparse's types of numbers, in words.
+RANGES = {
+    "PositiveInt": "int above 0",
+    "NonNegativeInt": "int of 0 or more",
+    "NonNegativeFloat": "float of 0 or more",
+    "ClosedUnitInterval": "float from 0 to 1",
+}
 # What asks a run to stop; SIGUSR1 is the warning of a scheduler. Windows has no SIGUSR1.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -83,11 +90,22 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         near = get_close_matches(name.lower(), lower, n=1) or [c for c in lower if c == f"{name.lower()}strategy"]
         hint = f" Did you mean {next(c for c in classes if c.lower() == near[0])}?" if near else ""
         return f"{key}: there is no class {name!r}.{hint}"
-    given = re.search(r"Given value: (?:NestedArg\(key='([\w.]+)', val='?(.*?)'?\)|(.*))$", message, re.MULTILINE)
-    expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", e) for e in re.findall(r"Expected (?:an? |one of )(.+)", message)]
-    expected = [re.sub(r"^(?:typing\.)?Literal\[(.*)\]$", r"\1", e).partition(". Got value")[0] for e in expected]
+    given = re.search(r"Not of type \w+: (?:(\S+) (?:does not conform|not an? )|.*: '(.*)'$)|NestedArg\(.+, val='?(.*?)'?\)$"
+                      r"|(?:Given|Got) value: (?!NestedArg)(.*)$", message, re.MULTILINE)  # fmt: skip
+    # The key of an argument, where the first one is that of a class.
+    nested = re.search(r"\n +Parser key \"([\w.]+)\"|NestedArg\(key='([\w.]+)'", message)
+    expected = re.findall(r"(?:Expected (?:an? |one of )|Not of type )(.+)", message)
     if key and given and expected:
-        nested, value = (f".{given[1]}", given[2]) if given[1] else ("", given[3])
-        wanted = [e.replace("NoneType", "null") for e in dict.fromkeys(expected) if not (nested and e == "NoneType")]
-        return f"{key}{nested} is {value}: expected {', or '.join(wanted)}."
+        if nested and expected[-1] == "<class 'NoneType'>":
+            expected.pop()  # instead of the class
+        key = ".".join([key, *filter(None, nested.groups() if nested else ())])
+        value = next(value for value in given.groups() if value is not None)
+        return f"{key} is {value}: expected {', or '.join(dict.fromkeys(map(_type_name, expected)))}."
     return message.strip().split("\n  Does not validate")[0]
+
+
+def _type_name(text: str) -> str:
+    """What jsonargparse says of a type after "Expected a" or "Not of type", in the words of a message."""
+    text = text.partition(". Got value")[0]
+    text = re.sub(r"^<class '(?:.*\.)?(\w+)'>$", r"\1", re.sub(r"^(?:typing\.)?Literal\[(.*)\]$", r"\1", text))
+    return {"NoneType": "null", **RANGES}.get(text.partition(":")[0], text)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
@@ -72,37 +73,29 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def __init__(
         self,
-        batch_size: int = 64,
+        batch_size: PositiveInt = 64,
         val_fraction: float = 0.15,
         test_fraction: float = 0.2,
         split_seed: int = 0,
-        num_workers: int | Literal["auto"] = "auto",
-        image_size: int | None = None,
+        num_workers: NonNegativeInt | Literal["auto"] = "auto",
+        image_size: PositiveInt | None = None,
         augment: bool = True,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
+        mixup: NonNegativeFloat = 0.0,
+        cutmix: NonNegativeFloat = 0.0,
         sampler: Literal["shuffle", "balanced"] = "shuffle",
         statistics: Literal["compute", "imagenet"] = "compute",
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size is {batch_size}; it must be 1 or more.")
         if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
             raise ConfigError(
                 f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must be 0 or more "
                 "and leave something to train on: make their sum less than 1."
             )
-        if image_size is not None and image_size < 1:
-            raise ConfigError(f"data.image_size is {image_size}; it must be 1 or more, or null.")
-        given = {"num_workers": num_workers, "mixup": mixup, "cutmix": cutmix}
-        for name, value in given.items():
-            if not isinstance(value, str) and value < 0:
-                raise ConfigError(f"data.{name} is {value}; it must be 0 or more.")
-        self.batch_size = batch_size
+        self.batch_size: int = batch_size
         self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
         self.num_workers = num_workers
-        self.image_size = image_size
+        self.image_size: int | None = image_size
         self.augment = augment
         self.mixup, self.cutmix, self.sampler, self.statistics = mixup, cutmix, sampler, statistics
 

@@ -5,11 +5,11 @@ Shapes: B images a batch, C channels, H x W pixels.
 
 from typing import Any
 
+from jsonargparse.typing import NonNegativeFloat
 from torch import Tensor
 
 from lit_guide.engine.data.augment import random_affine, random_crop_flip, to_float
 from lit_guide.engine.data.base import ImageDataModule, Source
-from lit_guide.engine.errors import ConfigError
 
 __all__ = ["DataModule", "Source"]
 
@@ -23,11 +23,10 @@ class DataModule(ImageDataModule):
         flip: whether images are mirrored at random; never for data where left and right differ.
     """
 
-    def __init__(self, shift: float = 0.125, rotate: float = 0.0, flip: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, shift: NonNegativeFloat = 0.125, rotate: NonNegativeFloat = 0.0, flip: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("shift", shift), ("rotate", rotate)):
-            if value < 0:
-                raise ConfigError(f"data.{name} is {value}; it must be 0 or more.")
         self.shift, self.rotate, self.flip = shift, rotate, flip
 
     def augment_batch(self, image_BCHW: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -79,12 +80,12 @@ class PhotoData(ImageDataModule):
 
     def __init__(
         self,
-        image_size: int = 224,
+        image_size: PositiveInt = 224,
         crop: float = 0.875,
         min_area: float = 0.08,
         flip: bool = True,
         auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none",
-        erasing: float = 0.0,
+        erasing: ClosedUnitInterval = 0.0,
         statistics: Literal["compute", "imagenet"] = "imagenet",
         group_pattern: str | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
@@ -93,7 +94,7 @@ class PhotoData(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_size=image_size, statistics=statistics, **kwargs)
-        for name, value, low in (("crop", crop, 0.1), ("min_area", min_area, 0.001), ("erasing", erasing, 0.0)):
+        for name, value, low in (("crop", crop, 0.1), ("min_area", min_area, 0.001)):
             if not low <= value <= 1:
                 raise ConfigError(f"data.{name} is {value}; it must be from {low} to 1.")
         try:
@@ -102,7 +103,7 @@ class PhotoData(ImageDataModule):
             raise ConfigError(f"data.group_pattern is no regular expression: {error}.") from None
         if self.group_pattern is not None and self.group_pattern.groups != 1:
             raise ConfigError(f"data.group_pattern {group_pattern} must have one group in brackets, such as (patient\\d+)_.")
-        self.size = image_size
+        self.size: int = image_size
         self.crop: float | None = crop
         self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
         self.on_bad_image, self.cache = on_bad_image, cache

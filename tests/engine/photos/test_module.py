@@ -586,9 +586,13 @@ def test_training_learns_with_everything_on(run, tmp_path):
     [
         ({"crop": 0}, r"data\.crop is 0; it must be from 0\.1 to 1"),
         ({"min_area": 0}, r"data\.min_area is 0; it must be from 0\.001 to 1"),
-        ({"erasing": 1.2}, r"data\.erasing is 1\.2; it must be from 0\.0 to 1"),
     ],
 )
 def test_values_out_of_range_are_refused(argument, words):
     with pytest.raises(ConfigError, match=words):
         FolderData("photos", **argument)
+
+
+def test_a_chance_is_from_0_to_1(run):
+    outcome = run(*FIT, "--data.erasing", 1.2)
+    assert (outcome.code, outcome.err) == (2, "lit-guide: data.erasing is 1.2: expected float from 0 to 1.\n")
