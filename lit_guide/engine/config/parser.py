@@ -183,6 +183,7 @@ class ClassifierCLI(LightningCLI):
         fit = self.command == "fit"
         if self.checkpoint is not None:
             check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
+        self.datamodule.rows  # noqa: B018  # what is wrong with the data is said before there is a run directory
         if self.continued is not None:
             self.run_dir = self.continued
             runs.enter_run_dir(self.run_dir)

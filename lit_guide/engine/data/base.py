@@ -5,7 +5,7 @@ Shapes: B images a batch, C channels, H x W pixels, K classes, N samples.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -107,8 +107,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def source(self) -> Source:
         """The samples, loaded on first use."""
         source = self.load()
-        if len(source.class_names) < 2:
-            raise UserError(f"The data have {len(source.class_names)} class: a classifier needs at least two.")
+        check_classes(source.class_names)
         return source
 
     @cached_property
@@ -285,3 +284,9 @@ class ImageDataModule(LightningDataModule, ABC):
         kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
         wanted = [kind(alpha=alpha, num_classes=len(self.class_names)) for kind, alpha in kinds if alpha]
         return v2.RandomChoice(wanted) if wanted else None
+
+
+def check_classes(names: Sequence[str]) -> None:
+    """Refuse a set with fewer than two classes."""
+    if len(names) < 2:
+        raise UserError(f"The data have {len(names)} class: a classifier needs at least two.")

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lit_guide.engine.data.base import ImageDataModule, Source
+from lit_guide.engine.data.base import ImageDataModule, Source, check_classes
 from lit_guide.engine.data.splits import grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
@@ -204,10 +204,17 @@ class PhotoData(ImageDataModule):
         """The shorter side, in pixels, that evaluation scales an image to; a cache keeps this size."""
         return round(self.size / (self.crop or 1.0))
 
+    # A model is built from these two before any file is opened: arguments are parsed in no time.
+
+    @property
+    def class_names(self) -> list[str]:
+        """The K class names, as the files are listed; index i of the logits is class_names[i]."""
+        check_classes(self.listing.class_names)
+        return self.listing.class_names
+
     @cached_property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that the network gets."""
-        self.source  # noqa: B018  # what is wrong with the files is said before a network is built
         return (3, self.size, self.size)
 
     def auto_workers(self) -> int:

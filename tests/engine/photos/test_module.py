@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 
 from lit_guide import LitClassifier, load_classifier
 from lit_guide.cli import main
-from lit_guide.data import FolderData
-from lit_guide.engine.errors import ConfigError
+from lit_guide.data import FolderData, TableData
+from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos import module as photos
 from lit_guide.engine.photos.decode import decode
 
@@ -334,6 +334,23 @@ def test_statistics_of_imagenet_are_the_default(uneven):
     data = folder_data(uneven)
     assert data.mean == [0.485, 0.456, 0.406]
     assert data.std == [0.229, 0.224, 0.225]
+
+
+# --- what a model is built from
+
+
+def test_what_a_model_is_built_from_is_known_before_any_file_is_opened(uneven, monkeypatch):
+    monkeypatch.setattr(photos, "open_files", lambda *args: pytest.fail("files were opened"))
+    data = folder_data(uneven, image_size=40)
+    assert data.class_names == sorted(path.name for path in uneven.iterdir())
+    assert data.input_shape == (3, 40, 40)
+    assert (len(data.mean), len(data.std), data.crop) == (3, 3, 0.875)
+
+
+def test_one_class_is_not_enough_and_known_as_early(tmp_path):
+    (tmp_path / "photos.csv").write_text("path,label\na.jpg,cat\nb.jpg,cat\n")
+    with pytest.raises(UserError, match="1 class: a classifier needs at least two"):
+        _ = TableData(str(tmp_path / "photos.csv")).class_names
 
 
 # --- loader processes
