@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jsonargparse.typing import NonNegativeFloat
 
-from lit_guide.data.arrays import ArrayDataset, read_npz
+from lit_guide.engine.data.arrays import ArrayDataset, read_npz
 from lit_guide.engine.data.module import DataModule, Source
 
 

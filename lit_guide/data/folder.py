@@ -12,16 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_guide.engine.data.splits import SPLIT_NAMES
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import ImageDataset, Paths
 from lit_guide.engine.photos.module import Listing, PhotoData, shown
 
-# What people call the splits.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
 # What Windows, macOS, network drives and repairs leave between images, in lower case.
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 

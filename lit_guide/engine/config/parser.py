@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide import __version__
+from lit_guide.data import ImageDataModule
 from lit_guide.engine.config.arguments import SHORT_FORMS, expand, last_value
 from lit_guide.engine.config.devices import fit_to_machine, misfit, no_precision
-from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.errors import ConfigError, UserError, explain
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import CheckpointWriter, check_fits, read_checkpoint

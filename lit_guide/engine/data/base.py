@@ -26,7 +26,6 @@ from lit_guide.engine.data.samplers import STEP, TrainBatches, run_seed, seed_al
 from lit_guide.engine.data.splits import stratified_split
 from lit_guide.engine.errors import ConfigError, UserError
 
-SPLITS = ("train", "val", "test")
 # Mean and standard deviation that torchvision's pretrained networks were trained with:
 # https://docs.pytorch.org/vision/stable/models.html
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

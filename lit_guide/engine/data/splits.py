@@ -6,6 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+# What people call the splits.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+SPLITS = tuple(SPLIT_NAMES)
+
 
 def stratified_split(
     labels: NDArray[np.int64],
