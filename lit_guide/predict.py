@@ -45,7 +45,7 @@ class Gather(BasePredictionWriter):
 
 
 def _interleaved(shards: Sequence[Tensor]) -> Tensor:
-    """Samples 0, W, 2 W, ... of the first shard of W, 1, W + 1, ... of the second, and so on: as `Shard` divides them."""
+    """Samples 0, W, 2 W, ... of the first shard of W, 1, W + 1, ... of the second, and so on: as the loaders divide them."""
     whole = torch.empty(sum(map(len, shards)), *shards[0].shape[1:], dtype=shards[0].dtype)
     for first, shard in enumerate(shards):
         whole[first :: len(shards)] = shard
