@@ -52,6 +52,7 @@ bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a qu
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/folder_pipeline.py
 	$(BIN)/python benchmarks/data_check.py
+	$(BIN)/python benchmarks/known_set.py
 	$(BIN)/python benchmarks/photo_task.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/cpu_precision.py

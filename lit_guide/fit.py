@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_guide.engine import tables
 from lit_guide.engine.classifier import missing
-from lit_guide.engine.config.parser import ClassifierCLI
+from lit_guide.engine.config.cli import ClassifierCLI
 from lit_guide.engine.errors import Stopped, UserError
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model
@@ -47,13 +47,17 @@ class Start(ClassifierCLI):
     tested: bool
 
 
+def flags() -> dict[str, type]:
+    """Key -> the class whose arguments are flags below it: exports, and callbacks of parts."""
+    return {**{f"export.{name}": cls for name, cls in formats().items()}, **tables.load(CALLBACKS)}
+
+
 def start(command: str, args: list[str]) -> Start:
     """Settings, data, model, run directory, callbacks and trainer of a command, in this order."""
-    exports = {f"export.{name}": cls for name, cls in formats().items()}
-    callbacks_of_parts = tables.load(CALLBACKS)
-    cli = Start(command, args, LitClassifier, {**exports, **callbacks_of_parts}, tables.gone(CALLBACKS))
+    cli = Start(command, args, LitClassifier, flags(), tables.gone(CALLBACKS))
     training, settings, going_on = command == "fit", cli.config.trainer, cli.continued is not None
     cli.build("trainer" if cli.call.images else None)
+    getattr(cli.datamodule, "rows", None)  # what is wrong with the data is said before there is a run directory
     cli.validated = training and settings.limit_val_batches != 0 and has(cli, "val", "validation_step")
     cli.tested = training and has(cli, "test", "test_step")
     cli.run_dir = claim_directory(cli)
@@ -65,7 +69,7 @@ def start(command: str, args: list[str]) -> Start:
         if training:
             if settings.enable_model_summary is not False:
                 callbacks.append(Summary())
-            callbacks += [Guards(), LearningRateMonitor("epoch"), *(cli.built[key] for key in callbacks_of_parts)]
+            callbacks += [Guards(), LearningRateMonitor("epoch"), *(cli.built[key] for key in tables.load(CALLBACKS))]
         if training and settings.enable_checkpointing is not False:
             begun = int((cli.checkpoint or {}).get("global_step", 0))
             callbacks.append(BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss"))

@@ -18,7 +18,7 @@ MOVED = {
     "callbacks.report": "engine.train.metrics",
     "callbacks.stop": "engine.train.stop",
     "data.augment": "engine.data.augment",
-    "data.base": "engine.data.base",
+    "data.base": "engine.data.module",
     "data.cache": "engine.photos.cache",
     "data.decode": "engine.photos.decode",
     "data.examine": "engine.photos.examine",

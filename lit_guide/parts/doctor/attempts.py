@@ -124,11 +124,11 @@ def _rank(rank: int, backend: str, path: str) -> None:
 
 def export(format: str) -> None:
     """Export a small network; the exporter compares the file with it."""
-    from lit_guide.export.callback import EXPORTS
+    from lit_guide.export.command import formats
     from lit_guide.model import LitClassifier
 
     model = LitClassifier(["a", "b"], (3, 8, 8), [0.5] * 3, [0.3] * 3, network_args={"widths": [4]})
-    EXPORTS[format]().write(model, Path(tempfile.mkdtemp()) / f"model.{format}")
+    formats()[format]().write(model, Path(tempfile.mkdtemp()) / f"model.{format}")
 
 
 def compile_network(device: str) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lit_guide.engine.data.augment import to_float
-from lit_guide.engine.data.base import DataModule, Source
+from lit_guide.engine.data.base import ImageDataModule, Source
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.cache import remember
 from lit_guide.engine.photos.examine import Examined, difference_hash, examine, near_duplicates
@@ -65,7 +65,7 @@ class Report:
         return {"ok": not self.wrong, "images": self.images, "splits": splits, "findings": [asdict(f) for f in self.findings]}
 
 
-def check(data: DataModule, near_bits: int = 5) -> Report:
+def check(data: ImageDataModule, near_bits: int = 5) -> Report:
     """Decode every image of a source and look for what is wrong with the set.
 
     Images are near duplicates if the 64 bits of their difference hashes differ in `near_bits` at most.
@@ -110,7 +110,7 @@ def _printable(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _check(data: DataModule, near_bits: int) -> Report:
+def _check(data: ImageDataModule, near_bits: int) -> Report:
     others, bad_files = list[Finding](), list[str]()
     if isinstance(data, PhotoData) and data.on_disk:
         listing = data.listing

@@ -6,13 +6,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_guide.data import DataModule
-from lit_guide.engine.config.parser import ClassifierCLI, Parser
+from lit_guide.engine.config.cli import ClassifierCLI
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run import runs
+from lit_guide.fit import flags
+from lit_guide.model import LitClassifier
 from lit_guide.parts.inspect.check import check, print_report
 from lit_guide.parts.inspect.quarantine import folder_of, put_back, quarantine
 
@@ -43,13 +43,11 @@ class DataCLI(ClassifierCLI):
         else:
             parser.add_argument("--samples", type=int, default=24, help="How many images of a training batch are drawn.")
 
-    def build(self) -> None:
-        """Build the data, whose files themselves are looked at and no cache of them."""
-        if "cache" in self.config.data.init_args:
+    def build(self, only: str | None = "data") -> None:
+        """Build the data alone; the files themselves are looked at, and no cache of them."""
+        if "cache" in (self.config.get("data.init_args") or {}):
             self.config.data.init_args.cache = "none"
-        parser = Parser()
-        parser.add_subclass_arguments(DataModule, "data")
-        self.datamodule = parser.instantiate(Namespace(data=self.config.data)).data  # type: ignore[no-untyped-call]
+        super().build(only)
 
 
 def data(args: list[str]) -> None:
@@ -63,7 +61,9 @@ def data(args: list[str]) -> None:
     if len(args) > 1 and not args[1].startswith("-"):
         hint = f"--config configs/folder.yaml --data.root {shlex.quote(args[1])}"
         raise ConfigError(f"data {args[0]} takes flags alone. Is {args[1]} a folder of photos? Then type: data {args[0]} {hint}")
-    ACTIONS[args[0]](DataCLI(f"data {args[0]}", args[1:]))
+    cli = DataCLI(f"data {args[0]}", args[1:], LitClassifier, flags())
+    cli.build()
+    ACTIONS[args[0]](cli)
 
 
 def _check(cli: DataCLI) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from lit_guide.engine.data.augment import to_float
-from lit_guide.engine.data.base import DataModule
+from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.photos.crops import resize_shorter
 
 COLUMNS = 6
@@ -20,7 +20,7 @@ LONGEST = 24  # characters of a file's name that fit under each other
 MOST_CLASSES = 40  # bars that can still be read
 
 
-def show(data: DataModule, folder: Path, images: int = 24) -> list[Path]:
+def show(data: ImageDataModule, folder: Path, images: int = 24) -> list[Path]:
     """Write `batch.png`, `raw.png` and `classes.png` of so many images of a training batch; returns their paths.
 
     The folder is made if it is not there.
