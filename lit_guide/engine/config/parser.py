@@ -26,7 +26,8 @@ from lit_guide.engine.run.checkpoint import check_fits, read_checkpoint
 from lit_guide.engine.run.weights import SUFFIX
 from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint
 from lit_guide.engine.train.guards import Guards
-from lit_guide.engine.train.metrics import MetricsCSV, NoProfiler, Throughput
+from lit_guide.engine.train.lean import NoProfiler, leave_out_empty_hooks
+from lit_guide.engine.train.metrics import MetricsCSV, Throughput
 from lit_guide.engine.train.optim import find_class, subclasses
 from lit_guide.engine.train.progress import ProgressBar
 from lit_guide.engine.train.stop import Stop
@@ -224,6 +225,7 @@ class ClassifierCLI(LightningCLI):
             if isinstance(error, UserError):
                 raise
             raise misfit(f"The trainer refused its settings: {_first_sentences(error)}") from None
+        leave_out_empty_hooks(trainer, self.model)
         return trainer
 
     def save_config(self) -> None:

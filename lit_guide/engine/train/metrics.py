@@ -6,7 +6,6 @@ import itertools
 import platform
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from lightning.fabric.loggers.csv_logs import CSVLogger
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lit_guide.engine.run import runs
@@ -123,16 +121,6 @@ class Throughput(Callback):
         if not self.images or not self.seconds:
             return {}
         return {"seconds": round(seconds, 2), "images_per_second": round(self.images / self.seconds, 1)}
-
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's profiler that does nothing, in less time: a step enters it some 150 times."""
-
-    nothing = nullcontext()
-
-    def profile(self, action_name: str) -> Any:
-        """The same empty context every time."""
-        return self.nothing
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Stop(Callback):
     def __init__(self) -> None:
         self.received = 0  # the signal that this process got
         self.agreed = 0  # the one that all stop on
-        self._training = False
+        self._training = self._saves = False
         self._before: dict[int, Any] = {}
         self._group: Any = None
         self._vote: tuple[Any, Tensor] | None = None
@@ -69,20 +69,20 @@ class Stop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise; and make what the processes agree over."""
-        self._training = True
+        self._training, self._saves = True, bool(trainer.checkpoint_callbacks)
         self.install()
         if trainer.world_size > 1 and distributed.get_backend() != "gloo":
             self._group = distributed.new_group(backend="gloo")  # asking over NCCL would wait for the GPU
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop here where nothing is to be saved."""
-        if not trainer.checkpoint_callbacks and (number := self.vote(trainer)):
+        if not self._saves and (number := self.vote(trainer)):
             raise Stopped(number)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal ends the run at once: all is saved."""
         self._training = False
-        if not trainer.checkpoint_callbacks and (number := self.vote(trainer, at_once=True)):
+        if not self._saves and (number := self.vote(trainer, at_once=True)):
             raise Stopped(number)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
