@@ -6,7 +6,6 @@ runs/<name>/<timestamp>/ holds config.yaml, metrics.csv, checkpoints/{best,last}
 import contextlib
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_guide.engine.errors import ConfigError, UserError, is_first
+from lit_guide.engine.machine import command
 
 try:
     import fcntl
@@ -118,7 +118,7 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
             if run_dir is not None:
                 raise ConfigError(
                     f"--run_dir {run_dir} already holds a run or other files, and nothing is overwritten. "
-                    f"Give a new directory, or continue that run with: fit --run {run_dir}"
+                    f"Give a new directory, or continue that run with: {command('fit', '--run', str(run_dir))}"
                 ) from None
             path = path.with_name(f"{stamp}-{attempt}")
         except OSError as error:
@@ -182,7 +182,8 @@ def find_run(run: str, checkpoint: Path = BEST) -> Path:
         found = [path.parent.parent for path in RUNS.rglob(checkpoint.as_posix())]
         found = [path for path in found if (path / "config.yaml").is_file()]
         if not found:
-            raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: fit --config FILE")
+            train = command("fit", "--config", "FILE")
+            raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: {train}")
         return max(found, key=lambda path: (path / checkpoint).stat().st_mtime).absolute()
     path = Path(run).absolute()
     if not (path / "config.yaml").is_file():
@@ -205,7 +206,7 @@ def how_to_go_on(run_dir: Path) -> str:
         return ""
     if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
         return "It goes on where it is started again, or by the same command with --resume true."
-    return f"Go on with: lit-guide fit --run {shlex.quote(str(run_dir))}"
+    return f"Go on with: {command('fit', '--run', str(run_dir))}"
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What a run shows when it ends: tables of figures and exports, where everything is, and what to type next."""
 
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from lit_guide.engine.machine import command, short
 
 
 def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
@@ -24,13 +25,12 @@ def print_closing(run_dir: Path, results: Mapping[str, Any]) -> None:
         print_metrics("Test", {k: v for k, v in results["test"].items() if isinstance(v, float)})
     if results.get("exports"):
         print_exports(results["exports"])
-    here = _short(run_dir)
+    here = short(run_dir)
     names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json")
     files = [name for name in names if (run_dir / name).exists()]
     print(f"\nEverything is in {here}: {', '.join(files)}\n\nNext:")
-    here = shlex.quote(here)
-    for command in (f"predict --run {here} --images FILE_OR_FOLDER", f"test --run {here}", f"export --run {here} --formats onnx"):
-        print(f"  lit-guide {command}")
+    for name, *more in (("predict", "--images", "FILE_OR_FOLDER"), ("test",), ("export", "--formats", "onnx")):
+        print(f"  {command(name, '--run', here, *more)}")
 
 
 def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
@@ -45,11 +45,3 @@ def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
             size = f"{entry['bytes'] / 1e3:.0f} kB"
             table.add_row(entry["format"], escape(entry["path"]), size, f"{entry['max_abs_diff']:.1e}")
     Console().print(table)
-
-
-def _short(path: Path) -> str:
-    """The path as a user would type it from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

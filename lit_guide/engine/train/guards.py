@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from lit_guide.engine.errors import UserError, warn
+from lit_guide.engine.machine import command
 from lit_guide.engine.photos.module import joined, most_workers, shown
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import best_checkpoint
@@ -221,7 +222,7 @@ def _advice(trainer: Trainer, named: bool = False) -> list[str]:
     tries = [f"--model.optimizer.lr {float(group.get('initial_lr', group['lr'])) / 10:g}"]
     tries += ["--trainer.gradient_clip_val 1.0"] if not trainer.gradient_clip_val else []
     tries += ["--precision bf16-mixed or 32-true"] if str(trainer.precision).startswith("16") else []
-    tries += ["lit-guide data check (finds broken images)"]
+    tries += [f"{command('data', 'check')} (finds broken images)"]
     tries += ["--trainer.detect_anomaly true (names the operation)"] if not (named or torch.is_anomaly_enabled()) else []
     return [f"Last finite checkpoint: {saved[0] if saved else 'none was saved'}.", f"Try: {', '.join(tries)}."]
 
