@@ -7,24 +7,22 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
+
 from lit_guide.engine.errors import ConfigError, UserError, is_first
 from lit_guide.engine.machine import command
-
-try:
-    import fcntl
-except ImportError:  # Windows, where a run directory is not locked
-    fcntl = None  # type: ignore[assignment]
 
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
 WEIGHTS = Path("checkpoints") / "best.safetensors"
 LAST = Path("checkpoints") / "last.ckpt"
-STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "metrics.csv.earlier", ".write-test"}
+STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "metrics.csv.partial"}
 
 # Lightning starts the other processes of a DDP run with our environment: they share the first one's directory through it.
 RUN_DIR_VARIABLE = "LIT_GUIDE_CURRENT_RUN_DIR"
@@ -49,17 +47,15 @@ def enter_run_dir(path: Path) -> None:
     """
     if is_first():
         os.environ[RUN_DIR_VARIABLE] = str(path)
-    if fcntl is None or not _is_first_of_all():
+    if not _is_first_of_all():
         return
     _held.close()
-    with contextlib.suppress(OSError):  # a file system without locks
+    with contextlib.suppress(OSError):  # Windows, which opens no directory; a file system without locks
         directory = os.open(path, os.O_RDONLY)
         _held.callback(os.close, directory)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_descriptor(directory, blocking=False):
             leave_run_dir()
-            raise ConfigError(f"{path} is in use: a run that goes on is training there. Wait for it, or stop it first.") from None
+            raise ConfigError(f"{path} is in use: a run that goes on is training there. Wait for it, or stop it first.")
 
 
 def leave_run_dir() -> None:
@@ -122,9 +118,7 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
                 ) from None
             path = path.with_name(f"{stamp}-{attempt}")
         except OSError as error:
-            raise UserError(
-                f"The run directory {path} can't be made: {error.strerror}. Give another one with --run_dir DIR."
-            ) from None
+            raise UserError(f"The run directory {path} can't be made: {error.strerror}. Give another: --run_dir DIR.") from None
     check_space(path)
     enter_run_dir(path)
     return path
@@ -156,10 +150,9 @@ def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> N
     Raises:
         UserError: with the reason and the free space.
     """
-    probe = path / ".write-test"
     try:
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"x" * 4096)
         free = shutil.disk_usage(path).free
     except OSError as error:
         raise UserError(f"{path} can't be written to: {error.strerror}. Give another directory with {flag} DIR.") from None

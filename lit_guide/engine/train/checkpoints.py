@@ -30,13 +30,12 @@ class BestCheckpoint(ModelCheckpoint):
     on_train_batch_end = Callback.on_train_batch_end  # it is saved when an epoch ends; asking after each batch costs time
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score; Lightning would drop it where the directory has another path than before."""
+        """Restore the best score, for the file here: Lightning would drop it where the directory was moved."""
         if self.continued:
-            old, new = str(state_dict["dirpath"]), str(self.dirpath)
-            paths = ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path")
-            moved = {key: str(state_dict[key]).replace(old, new) for key in paths}
-            best = {path.replace(old, new): score for path, score in state_dict["best_k_models"].items()}
-            super().load_state_dict({**state_dict, **moved, "best_k_models": best})
+            best = str(Path(str(self.dirpath), "best.ckpt")) if state_dict["best_model_path"] else ""
+            moved = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best, "last_model_path": ""}
+            scores = {best: score for score in state_dict["best_k_models"].values()}
+            super().load_state_dict({**state_dict, **moved, "best_k_models": scores})
 
 
 class LastCheckpoint(Checkpoint):

@@ -5,13 +5,11 @@ import io
 import itertools
 import platform
 import time
-from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.loggers.csv_logs import CSVLogger
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -22,55 +20,51 @@ from lit_guide.engine.run import runs
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
 
 
-class MetricsCSV(Logger, CSVLogger):
+class MetricsCSV(Logger):
     """`metrics.csv` in the run directory, every row written at once; a run that is continued goes on in the same file.
+
+    Lightning's CSVLogger deletes the file of an earlier run, and a crash while it adds a column would lose the rows before.
 
     Args:
         run_dir: the run directory.
         keep: rows to keep of a run that was broken off: those that its checkpoint has seen. None: all.
     """
 
-    def __init__(self, run_dir: Path, keep: int | None = None) -> None:
-        super().__init__(root_dir=str(run_dir), name="", version="", flush_logs_every_n_steps=1)
-        self.path, self.rows = run_dir / "metrics.csv", 0
-        earlier = run_dir / "metrics.csv.earlier"
-        if getattr(rank_zero_only, "rank", 0) == 0 and (self.path.is_file() or earlier.is_file()):
-            if self.path.is_file():
-                self.path.replace(earlier)
-            writer = self.experiment  # CSVLogger would delete the file here
-            with earlier.open(newline="", encoding="utf-8") as file:
-                rows = csv.DictReader(file)
-                kept = list(itertools.islice(rows, keep))
-                writer.metrics_keys.extend(rows.fieldnames or [])
-            if kept:
-                self._write(kept)
-                self.rows = len(kept)
-            earlier.unlink()
+    name = version = save_dir = ""
 
-    @property
-    def save_dir(self) -> str:
-        """The run directory."""
-        return self.root_dir
+    def __init__(self, run_dir: Path, keep: int | None = None) -> None:
+        super().__init__()
+        self.path, self.save_dir = run_dir / "metrics.csv", str(run_dir)
+        self.rows, self.columns = 0, list[str]()
+        if self.path.is_file() and getattr(rank_zero_only, "rank", 0) == 0:
+            self._rewrite(keep)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Append a row. For a new column the file is written anew, as a whole, so that a crash loses nothing."""
-        keys = self.experiment.metrics_keys
-        if new := {*metrics, "step"} - set(keys):
-            keys[:] = sorted({*keys, *new})
-            if self.path.is_file():
-                with self.path.open(newline="", encoding="utf-8") as file:
-                    rows = list(csv.DictReader(file))
-                self._write(rows)
-        super().log_metrics(metrics, step)
+        """Append a row."""
+        row = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in metrics.items()}
+        row["step"] = step
+        if not row.keys() <= set(self.columns):
+            self.columns = sorted({*self.columns, *row})
+            self._rewrite()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
         self.rows += 1
 
-    def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def _rewrite(self, keep: int | None = None) -> None:
+        """Write the file anew, as a whole, with the columns there are now; a crash loses nothing."""
+        rows: list[dict[str, Any]] = []
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                earlier = csv.DictReader(file)
+                rows = list(itertools.islice(earlier, keep))
+                self.columns = sorted({*self.columns, *(earlier.fieldnames or ())})
+        self.rows = len(rows)
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.experiment.metrics_keys, lineterminator="\n")
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         runs.write_atomic(self.path, text.getvalue())
@@ -84,37 +78,28 @@ class Throughput(Callback):
         self.seconds = 0.0
         self._since: float | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, where a run goes on in the middle of an epoch."""
-        self._since = time.perf_counter()
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._since = time.perf_counter()
 
+    on_train_start = on_train_epoch_start  # where a run goes on in the middle of an epoch
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch."""
         self.images += len(batch[1]) * trainer.world_size
-        if trainer.is_last_batch:
-            self._stop()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock: validation may also run in the middle of an epoch."""
-        self._stop()
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    on_validation_start = on_train_epoch_end  # which may come in the middle of an epoch
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._since = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-            self._since = None
 
     def figures(self, seconds: float) -> dict[str, float]:
         """`seconds` and `images_per_second` (training, all processes) for results.json; nothing where nothing was trained."""
