@@ -34,7 +34,7 @@ class BestCheckpoint(ModelCheckpoint):
         if self.continued:
             best = str(Path(str(self.dirpath), "best.ckpt")) if state_dict["best_model_path"] else ""
             moved = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best, "last_model_path": ""}
-            scores = {best: score for score in state_dict["best_k_models"].values()}
+            scores = dict(zip([best], state_dict["best_k_models"].values(), strict=False))  # none, or the one there is
             super().load_state_dict({**state_dict, **moved, "best_k_models": scores})
 
 
@@ -202,6 +202,5 @@ def best_checkpoint(trainer: Trainer) -> Path | None:
     if isinstance(trainer.strategy.checkpoint_io, CheckpointWriter):
         trainer.strategy.checkpoint_io.wait()
     saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    ours = [callback for callback in saving if isinstance(callback, BestCheckpoint)]
-    paths = [Path(callback.best_model_path) for callback in ours or saving if callback.best_model_path]
-    return paths[0] if paths and paths[0].is_file() else None
+    saving.sort(key=lambda callback: not isinstance(callback, BestCheckpoint))
+    return next((Path(path) for callback in saving if Path(path := callback.best_model_path).is_file()), None)
