@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 # Every other file stays in the template: tests/template/test_bakes.py has that list.
@@ -202,8 +203,9 @@ def with_lists(text: str, project: Path, package: str) -> str:
 
     pages = sorted((project / "docs" / "howto").glob("*.md"))
     heads = [page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for page in pages]
-    listed = [f"- [{head}](docs/howto/{page.name})" for head, page in zip(heads, pages, strict=True)]
-    return re.sub("<!-- files: (.+) -->", files, text).replace("<!-- pages -->", "\n".join(listed))
+    links = [f"[{head}](docs/howto/{page.name})" for head, page in zip(heads, pages, strict=True)]
+    rows = [f"| {left} | {right} |" for left, right in zip_longest(links[::2], links[1::2], fillvalue="")]
+    return re.sub("<!-- files: (.+) -->", files, text).replace("<!-- pages -->", "\n".join(rows))
 
 
 def phrase(path: Path) -> str:

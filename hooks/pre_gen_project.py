@@ -17,10 +17,11 @@ LONGEST = 40  # characters of a name: lines of code with it still fit into 130
 TAKEN = re.findall(
     r"\w+",
     """
-    build configs cookiecutter cruft execnet filelock functorch hatch hatchling jsonargparse lightning lightning_fabric
-    lightning_utilities lit_guide matplotlib mlflow mlflow_skinny mpl_toolkits mypy mypyc numpy onnx onnxruntime onnxscript pil
-    pillow pip pre_commit py pyarrow pylab pytest pytest_xdist python python3 pytorch_lightning pyyaml rich ruff safetensors
-    scikit_learn scipy setuptools sklearn tensorboard torch torchgen torchmetrics torchvision types_pyyaml wandb xdist yaml
+    build configs cookiecutter cruft execnet filelock functorch hatch hatchling import_linter importlinter jsonargparse
+    lightning lightning_fabric lightning_utilities lit_guide matplotlib mlflow mlflow_skinny mpl_toolkits mypy mypyc numpy
+    onnx onnxruntime onnxscript pil pillow pip pre_commit py pyarrow pylab pytest pytest_xdist python python3
+    pytorch_lightning pyyaml rich ruff safetensors scikit_learn scipy setuptools sklearn tensorboard torch torchgen
+    torchmetrics torchvision types_pyyaml wandb xdist yaml
     benchmarks data data_show deploy dist docs hooks photos runs src test tests
     aux con nul prn
     """,

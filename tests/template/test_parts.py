@@ -115,7 +115,7 @@ def test_a_file_or_a_line_travels_with_what_it_needs(try_bake: Callable[..., Don
         project = tmp_path / f"{data}-{parts}" / "my-classifier"
         page, test = project / "docs/howto/look.md", project / "tests/story/test_folder.py"
         made[data] = (page.exists() and page.read_text(), test.exists() and test.read_text())
-        assert ("- [Look](docs/howto/look.md)\n" in (project / "README.md").read_text()) == page.exists()
+        assert ("[Look](docs/howto/look.md) |" in (project / "README.md").read_text()) == page.exists()
     assert made["digits"] == ("# Look\n\n- b\n", False)
     assert made["folder"] == (False, '"""A folder."""\n')
     assert made["all"] == ("# Look\n\n- a\n- b\n| c |\n", '"""A folder."""\n')
