@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from itertools import zip_longest
 from pathlib import Path
 
@@ -76,7 +76,8 @@ def main(answers: Mapping[str, str]) -> None:
     text = fitting(readme.read_text(encoding="utf-8"), absent)
     readme.write_bytes(with_lists(text, project, answers["package_name"]).encode())
     if not made_to_compare(answers, project):
-        print(what_next(project))
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may have letters that the terminal lacks
+        print(what_next(project), flush=True)
 
 
 def template_folder(answers: Mapping[str, str], clone: Path) -> Path:
@@ -113,7 +114,7 @@ def belongs_to(name: str) -> str:
     return f"data {found[1]}" if found else ""
 
 
-def carried(template: Path, ci: str, absent: set[str]) -> Iterator[Path]:
+def carried(template: Path, ci: str, absent: Set[str] = frozenset()) -> Iterator[Path]:
     """The files of the template that belong into a project."""
     for pattern in (*CARRIED, *CARRIED_FOR_CI[ci]):
         for path in sorted(template.glob(pattern)):
@@ -125,7 +126,7 @@ def carried(template: Path, ci: str, absent: set[str]) -> Iterator[Path]:
                     yield path
 
 
-def adapted(source: Path, names: Mapping[str, str], answers: Mapping[str, str], absent: set[str]) -> bytes:
+def adapted(source: Path, names: Mapping[str, str], answers: Mapping[str, str], absent: Set[str]) -> bytes:
     """The content of a file in the project; a binary file stays as it is."""
     content = source.read_bytes()
     if b"\0" in content:
@@ -153,7 +154,7 @@ def without_template_lines(text: str) -> str:
     return re.sub(r"^.*(?:#|<!--) template only\b.*\n", "", text, flags=re.MULTILINE)
 
 
-def fitting(text: str, absent: set[str]) -> str:
+def fitting(text: str, absent: Set[str]) -> str:
     """Leave out the lines that need what the project goes without, and from the other lines what they need."""
     kept = []
     for line in text.split("\n"):

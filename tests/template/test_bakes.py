@@ -72,11 +72,6 @@ LICENCES = {
 }
 
 
-def names_of(slug: str) -> dict[str, str]:
-    package = slug.replace("-", "_")
-    return {"lit_guide": package, "lit-guide": slug, "LIT_GUIDE": package.upper()}
-
-
 def files_of(project: Path) -> set[str]:
     return {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
 
@@ -89,7 +84,7 @@ def is_template_only(name: str) -> bool:
 
 def test_every_file_is_on_one_list() -> None:
     """A new file must be carried (CARRIED in hooks/post_gen_project.py), stay here (above), or be rendered."""
-    carried = [path.relative_to(ROOT).as_posix() for path in hook("post_gen_project").carried(ROOT, "github", set())]
+    carried = [path.relative_to(ROOT).as_posix() for path in hook("post_gen_project").carried(ROOT, "github")]
     assert len(carried) == len(set(carried))
     rendered = [f"{JINJA_FOLDER}/{name}" for name in RENDERED]
     stay = [name for name in tracked() if is_template_only(name)]

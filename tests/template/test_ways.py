@@ -149,6 +149,14 @@ def test_the_last_lines_say_what_to_do_next(
     assert ".cruft.json" in must("git", "ls-files", cwd=tmp_path / "cruft/my-classifier").splitlines()
 
 
+def test_a_path_that_the_terminal_can_not_show_spoils_nothing(template: Path, settings: dict[str, str], tmp_path: Path) -> None:
+    arguments = [template, "--no-input", "--output-dir", "Ünder"]
+    done = call(sys.executable, "-m", "cookiecutter", *arguments, cwd=tmp_path, PYTHONIOENCODING="ascii", **settings)
+    assert done.returncode == 0, done.stderr
+    assert "\\xdcnder/my-classifier'\n" in done.stdout
+    assert (tmp_path / "Ünder/my-classifier/pyproject.toml").is_file()
+
+
 def test_the_last_lines_name_the_whole_path_where_it_is_not_below(try_bake: Callable[..., Done], tmp_path: Path) -> None:
     done = try_bake("--output-dir", "an other place")
     assert f"\n  cd '{tmp_path / 'an other place' / 'my-classifier'}'\n" in done.stdout
