@@ -317,19 +317,8 @@ def test_your_own_code_runs(own_project: Path, monkeypatch: pytest.MonkeyPatch, 
     for number, command in enumerate(COMMANDS[name]):
         args = shlex.split(command)
         assert args[0] == "fit"
-        short = [] if "--trainer.max_epochs" in args else ["--trainer.max_epochs", "8"]
-        made, short = f"{name}{number}", short + ([] if exports else NO_EXPORT)
-        must(
-            "lit_guide",
-            *args,
-            "--run_dir",
-            made,
-            "--accelerator",
-            "cpu",
-            *short,
-            *([] if exports else NO_EXPORT),
-            cwd=own_project,
-        )
+        made, short = f"{name}{number}", [] if exports else ["--trainer.max_epochs", "8", *NO_EXPORT]
+        must("lit_guide", *args, "--run_dir", made, "--accelerator", "cpu", *short, cwd=own_project)
         results = json.loads((own_project / made / "results.json").read_text(encoding="utf-8"))
         assert results["test"]["accuracy"] > 0.9, command
         found = [entry["format"] for entry in results.get("exports", ()) if entry["max_abs_diff"] < 1e-4]
