@@ -9,31 +9,33 @@ BIN := .venv/bin
 endif
 STAMP := .venv/installed
 
-.PHONY: demo test test-slow lint format
+.PHONY: demo test lint format
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)  ## train, test and export
 	$(BIN)/lit-guide fit $(DEMO)
 
-test: $(STAMP)  ## the fast tests, under 5 minutes
+test: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow"
 
-# Most of them wait for processes to start: two at a time, on a thread each, take little more than half the time.
-test-slow: export OMP_NUM_THREADS := 1
-test-slow: $(STAMP)  ## the others
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
-
-lint: $(STAMP)  ## style and types, nothing is changed
+lint: $(STAMP)  ## style, types and who imports whom; nothing is changed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest --quiet --noconftest tests/test_house.py # template only
 
 format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # template only:
-.PHONY: bench docs new
+.PHONY: bench docs new test-slow
+# Most of them wait for processes to start: two at a time, on a thread each, take little more than half the time.
+test-slow: export OMP_NUM_THREADS := 1
+test-slow: $(STAMP)  ## the others
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
+
 # Where `make new` puts the new project.
 OUT ?= ..
 new: $(STAMP)  ## ask a few questions, then make a project of your own from this one
@@ -50,6 +52,7 @@ bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a qu
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/folder_pipeline.py
 	$(BIN)/python benchmarks/data_check.py
+	$(BIN)/python benchmarks/known_set.py
 	$(BIN)/python benchmarks/photo_task.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/cpu_precision.py

@@ -51,7 +51,7 @@ def random_images(folder: Path, count: int, side: int) -> list[str]:
 
 def build(options: Sequence[str], folder: Path) -> Any:
     """What `lit-guide fit` builds for these flags, on the CPU, one epoch, in a new run directory below `folder`."""
-    from lit_guide.engine.config.parser import ClassifierCLI
+    from lit_guide.engine.config.cli import ClassifierCLI
     from lit_guide.export.callback import EXPORTS
 
     # Exports come after the last step: without them a round is shorter, and the callbacks are there all the same.

@@ -121,7 +121,7 @@ def make_batches(steps: int, shape: tuple[int, ...]) -> Any:
 
 def our_cli(options: list[str], folder: Path) -> Any:
     """What `lit-guide fit` builds: the trainer with all callbacks and the logger, and the model."""
-    from lit_guide.engine.config.parser import ClassifierCLI
+    from lit_guide.engine.config.cli import ClassifierCLI
     from lit_guide.export.callback import EXPORTS
 
     run_dir = tempfile.mkdtemp(dir=folder) + "/run"

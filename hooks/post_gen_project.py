@@ -30,7 +30,7 @@ CARRIED = (
     "tests/callbacks/*.py",
     "tests/data/*.py",
 )
-CARRIED_FOR_CI = {"github": (".github/workflows/ci.yml",), "none": ()}
+CARRIED_FOR_CI = {"github": (".github/dependabot.yml", ".github/workflows/ci.yml"), "none": ()}
 # What `make demo` trains. Photos have to be there first; arrays have a file to begin with: the digits' own.
 DEMO = {
     "digits": "--config configs/digits.yaml",
@@ -101,6 +101,8 @@ def adapted(source: Path, names: Mapping[str, str], answers: Mapping[str, str]) 
     text = without_template_lines(content.decode().replace("\r\n", "\n"))  # a clone on Windows may have both
     if source.name == "Makefile":
         text = set_line(text, r"DEMO \?= ", f"DEMO ?= {DEMO[answers['data']]}")
+    if source.parent.name == "lit_guide" and source.name == "__init__.py":
+        text = set_line(text, "__version__ = ", '__version__ = "0.1.0"')  # the project's own, whatever the template's is
     text = renamed(text, names)
     if source.name == "pyproject.toml":
         text = with_metadata(text, answers)

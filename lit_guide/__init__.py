@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lit_guide.engine.moved import remember_earlier_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "ArrayDataset": "lit_guide.data",
@@ -22,7 +22,7 @@ _HOME = {
     "TableData": "lit_guide.data",
     "TorchvisionData": "lit_guide.data",
     "build_network": "lit_guide.networks",
-    "load_classifier": "lit_guide.engine.run.checkpoint",
+    "load_classifier": "lit_guide.model",
 }
 __all__ = ["__version__", *_HOME]
 remember_earlier_names()
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from lit_guide.data import ImageFolderDataset as ImageFolderDataset
     from lit_guide.data import TableData as TableData
     from lit_guide.data import TorchvisionData as TorchvisionData
-    from lit_guide.engine.run.checkpoint import load_classifier as load_classifier
     from lit_guide.model import LitClassifier as LitClassifier
+    from lit_guide.model import load_classifier as load_classifier
     from lit_guide.networks import CNN as CNN
     from lit_guide.networks import build_network as build_network
 

@@ -1,50 +1,111 @@
-"""What each command does, in which order."""
+"""`fit`, `validate` and `test`: the whole run, in order.
+
+`start` makes what a command needs, `fit` is what happens from there to the exported files.
+"""
 
 import math
-import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-from torch import distributed
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lit_guide.engine.config.arguments import last_value
-from lit_guide.engine.config.parser import ClassifierCLI, Parser
-from lit_guide.engine.errors import ConfigError, Stopped, UserError
-from lit_guide.engine.photos.images import UNREADABLE, ImagesToPredict
+from lit_guide.engine import tables
+from lit_guide.engine.classifier import missing
+from lit_guide.engine.config.cli import ClassifierCLI
+from lit_guide.engine.errors import Stopped, UserError
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import load_classifier, read_checkpoint
+from lit_guide.engine.run.checkpoint import load_model
+from lit_guide.engine.run.screen import print_closing, print_metrics
 from lit_guide.engine.run.weights import write_weights
-from lit_guide.engine.train.checkpoints import best_checkpoint
+from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint
 from lit_guide.engine.train.failures import explain_failure
-from lit_guide.engine.train.report import (
-    Throughput,
-    environment,
-    print_closing,
-    print_exports,
-    print_metrics,
-)
-from lit_guide.export.callback import EXPORTS, Export
-from lit_guide.parts.inspect.command import data
-from lit_guide.predict import Gather, print_predictions, write_predictions
+from lit_guide.engine.train.guards import Guards
+from lit_guide.engine.train.metrics import MetricsCSV, NoProfiler, Throughput, environment
+from lit_guide.engine.train.progress import ProgressBar
+from lit_guide.engine.train.stop import Stop
+from lit_guide.engine.train.summary import Summary
+from lit_guide.engine.train.writer import CheckpointWriter
+from lit_guide.export.command import formats, raise_for
+from lit_guide.model import LitClassifier
+
+# Callbacks of parts: the key of their flags -> their class, there while the part's folder is.
+CALLBACKS: dict[str, str] = {}
+
+
+class Start(ClassifierCLI):
+    """What a command has once it was started: settings, data and model, and these."""
+
+    trainer: Trainer
+    stop: Stop
+    throughput: Throughput
+    validated: bool
+    tested: bool
+
+
+def flags() -> dict[str, type]:
+    """Key -> the class whose arguments are flags below it: exports, and callbacks of parts."""
+    return {**{f"export.{name}": cls for name, cls in formats().items()}, **tables.load(CALLBACKS)}
+
+
+def start(command: str, args: list[str]) -> Start:
+    """Settings, data, model, run directory, callbacks and trainer of a command, in this order."""
+    cli = Start(command, args, LitClassifier, flags(), tables.gone(CALLBACKS))
+    training, settings, going_on = command == "fit", cli.config.trainer, cli.continued is not None
+    cli.build("trainer" if cli.call.images else None)
+    getattr(cli.datamodule, "rows", None)  # what is wrong with the data is said before there is a run directory
+    cli.validated = training and settings.limit_val_batches != 0 and has(cli, "val", "validation_step")
+    cli.tested = training and has(cli, "test", "test_step")
+    cli.run_dir = claim_directory(cli)
+    try:
+        cli.stop, cli.throughput = Stop(), Throughput()
+        callbacks: list[Callback] = [cli.stop, cli.throughput]
+        if settings.enable_progress_bar is not False:
+            callbacks.append(ProgressBar())
+        if training:
+            if settings.enable_model_summary is not False:
+                callbacks.append(Summary())
+            callbacks += [Guards(), LearningRateMonitor("epoch"), *(cli.built[key] for key in tables.load(CALLBACKS))]
+        if training and settings.enable_checkpointing is not False:
+            begun = int((cli.checkpoint or {}).get("global_step", 0))
+            callbacks.append(BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss"))
+            callbacks.append(LastCheckpoint(cli.run_dir, cli.stop, cli.config.checkpoint.every_n_steps, begun, cli.validated))
+        given = cli.config_init.trainer.get("logger")
+        others = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
+        cli.trainer = cli.make_trainer(
+            callbacks,
+            plugins=[CheckpointWriter()],
+            logger=[MetricsCSV(cli.run_dir, rows_to_keep(cli)), *others] if training else False,
+            profiler=cli.config_init.trainer.get("profiler") or NoProfiler(),
+        )
+    except UserError:
+        if training and not going_on:
+            runs.release_run_dir(cli.run_dir)
+        raise
+    return cli
 
 
 def fit(args: list[str]) -> None:
-    """Train, export the best checkpoint, test it, and leave everything in the run directory."""
-    cli = ClassifierCLI("fit", args)
-    _report_changes(cli)
-    trainer, model, run_dir = cli.trainer, cli.model, cli.run_dir
+    """Train, score the best weights, export them, and leave everything in the run directory."""
+    cli = start("fit", args)
+    trainer, run_dir, began = cli.trainer, cli.run_dir, time.perf_counter()
     if trainer.is_global_zero:
+        report_changes(cli)
         # Weights and two Adam moments in best, last and the one being written; best.safetensors, three exports; 4 bytes each.
-        runs.check_space(run_dir, needed=4 * (3 * 3 + 1 + 3) * sum(p.numel() for p in model.parameters()))
+        runs.check_space(run_dir, needed=4 * (3 * 3 + 1 + 3) * sum(p.numel() for p in cli.model.parameters()))
         (run_dir / runs.WEIGHTS).unlink(missing_ok=True)  # of a best model that this training may surpass
         cli.save_config()
         print(f"Run directory: {run_dir}")
     try:
         with cli.stop.installed():
-            _fit(cli)
+            run_trainer(cli, trainer.fit, cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path)
+            if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
+                print(f"Nothing was left to train. To train on, {limit_of(trainer)}.")
+            finish(cli, began)
     except (KeyboardInterrupt, Stopped):
         if trainer.is_global_zero and (go_on := runs.how_to_go_on(run_dir)):
             print(f"Saved {runs.LAST.name}. {go_on}")
@@ -53,164 +114,70 @@ def fit(args: list[str]) -> None:
         runs.leave_run_dir()
 
 
-def _fit(cli: ClassifierCLI) -> None:
-    """Train, and what comes after."""
-    trainer, run_dir, started = cli.trainer, cli.run_dir, time.perf_counter()
-    _run(cli, trainer.fit)
-    if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
-        print(f"Nothing was left to train. To train on, {_limit(trainer)}.")
+def finish(cli: Start, began: float) -> None:
+    """What comes after training: figures of the best weights, their files, and the closing table."""
+    trainer, run_dir = cli.trainer, cli.run_dir
     best = trainer.strategy.broadcast(best_checkpoint(trainer))  # one process writes it: the others would not see it yet
     if best is None and trainer.is_global_zero:
         print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
-    val: dict[str, Any] = {}
-    if cli.validated:
-        _run(cli, trainer.validate, ckpt_path=best, verbose=False)
-        val = _metrics(cli)
-    test: dict[str, Any] = {}
-    if len(cli.datamodule.rows["test"]):
-        _run(cli, trainer.test, ckpt_path=best, verbose=False)
-        test = _metrics(cli)
+    figures: dict[str, dict[str, Any]] = {}
+    to_load = best  # best.ckpt is read once: what comes later finds its weights in the model
+    for section, wanted, evaluate in (("val", cli.validated, trainer.validate), ("test", cli.tested, trainer.test)):
+        figures[section] = {}
+        if wanted:
+            run_trainer(cli, evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=to_load, verbose=False)
+            figures[section], to_load = metrics_of(cli), None
     if not trainer.is_global_zero:
         return
-    if trainer.world_size > 1:
-        for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
-            if isinstance(callback, Export):
-                callback.export_best(trainer)
-    throughput = next(callback for callback in cli.callbacks if isinstance(callback, Throughput))
-    results = runs.update_results(
-        run_dir,
-        {
-            **environment(trainer),
-            "epochs": trainer.current_epoch,
-            "steps": trainer.global_step,
-            **throughput.figures(time.perf_counter() - started),
-            "val": val,
-            "test": test,
-        },
-    )
+    measured: dict[str, Any] = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    measured |= cli.throughput.figures(time.perf_counter() - began)
+    runs.update_results(run_dir, {**environment(trainer), **measured, **figures})
     if best is not None:
-        write_weights(read_checkpoint(best), run_dir / runs.WEIGHTS)
-    print_closing(run_dir, results)
-    _raise_for_exports(results.get("exports", []), run_dir)
-
-
-def _limit(trainer: Trainer) -> str:
-    """What to do about the limit that ended this run."""
-    if trainer.global_step == trainer.max_steps:
-        return f"set --trainer.max_steps above {trainer.max_steps}"
-    if trainer.current_epoch == trainer.max_epochs:
-        return f"set --trainer.max_epochs above {trainer.max_epochs}"
-    return "give more --trainer.max_time; it counts the run from its start"
+        model, crop = cli.model, getattr(cli.datamodule, "crop", None)
+        if to_load is not None or isinstance(trainer.strategy, FSDPStrategy):  # not loaded yet, or a part of it only
+            model, _ = load_model(best, type(cli.model))
+        shared = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "crop": crop}
+        write_weights(shared, run_dir / runs.WEIGHTS)
+        for name in formats():
+            export = cli.built[f"export.{name}"]
+            if export.enabled and not missing(model):
+                export.run(model, run_dir, crop)
+    results = runs.read_results(run_dir)
+    print_closing(run_dir, results, missing(cli.model))
+    raise_for(results.get("exports", []), run_dir)
 
 
 def validate(args: list[str]) -> None:
     """Score a checkpoint on the validation split."""
-    _evaluate("validate", "val", args)
+    score(start("validate", args), "val")
 
 
 def test(args: list[str]) -> None:
     """Score a checkpoint on the test split."""
-    _evaluate("test", "test", args)
+    score(start("test", args), "test")
 
 
-def predict(args: list[str]) -> None:
-    """Classify images, or the test split, and write predictions.csv and predictions.json."""
-    cli = ClassifierCLI("predict", args)
-    gather = Gather()
-    cli.trainer.callbacks.append(gather)  # type: ignore[attr-defined]  # Lightning sets it
+def score(cli: Start, section: str) -> None:
+    """Run an evaluation and add its figures to results.json."""
+    evaluate = getattr(cli.trainer, cli.command)
+    verbose = cli.config.verbose
     with cli.stop.installed():
-        _run(cli, cli.trainer.predict, ckpt_path=cli.ckpt_path, return_predictions=False)
-    if not cli.trainer.is_global_zero:
-        return
-    names, classes = cli.datamodule.sample_names("test"), cli.datamodule.class_names
-    rows: list[dict[str, Any]] = []
-    bad: dict[str, str] = dict(cli.datamodule.missing) if isinstance(cli.datamodule, ImagesToPredict) else {}
-    for name, probability_K, label in zip(names, gather.probability_NK, gather.label_N, strict=False):
-        if label == UNREADABLE:
-            bad[name] = "not a readable image"
-            continue
-        top = probability_K.topk(min(3, len(classes)))
-        ranked = [(classes[int(k)], round(float(p), 6)) for p, k in zip(top.values, top.indices, strict=True)]
-        truth = {"label": classes[int(label)]} if label >= 0 else {}
-        rows.append({"file": name, "class": ranked[0][0], "probability": ranked[0][1], **truth, "top": ranked})
-    write_predictions(cli.run_dir, rows)
-    print_predictions(cli.run_dir, rows)
-    if bad:
-        listed = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
-        raise UserError(f"{len(rows)} images were predicted, {len(bad)} were not:\n{listed}")
+        run_trainer(cli, evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, verbose=verbose)
+    if cli.trainer.is_global_zero:
+        metrics = metrics_of(cli)
+        runs.update_results(cli.run_dir, {**environment(cli.trainer), section: metrics})
+        print_metrics(cli.command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
+        print(f"Written to {cli.run_dir / 'results.json'}")
 
 
-def export(args: list[str]) -> None:
-    """Write TorchScript, ONNX and torch.export files from a run's best checkpoint."""
-    parser = Parser(
-        prog="lit-guide export",
-        usage="lit-guide export --run DIR|latest [--formats onnx,torchscript,pt2]",
-        description="Export a run's best checkpoint; every file is loaded again and compared with the model.",
-    )
-    parser.add_argument("--run", type=str | None, default=None, help="The run's directory, or latest.")
-    parser.add_argument("--ckpt_path", type=str | None, default=None, help="A checkpoint, instead of the run's best one.")
-    parser.add_argument("--run_dir", type=str | None, default=None, help="Where export/ goes: the run, if not given.")
-    parser.add_argument(
-        "--formats", type=str | None, default=None, help="Some of onnx,torchscript,pt2; by default the enabled ones."
-    )
-    for name, callback in EXPORTS.items():
-        parser.add_lightning_class_args(callback, f"export.{name}")
-    run_dir = None
-    run = last_value(args, "--run")
-    if run is not None and not {"-h", "--help"} & set(args):
-        run_dir = runs.find_run(run)
-        parser.set_defaults(_export_settings(run_dir / "config.yaml"))
-    config = parser.parse_args(args)
-    if config.ckpt_path is not None:
-        checkpoint = Path(config.ckpt_path)
-    elif run_dir is not None:
-        checkpoint = run_dir / runs.BEST
-    else:
-        raise ConfigError("export needs a trained model: give --run latest, --run DIR or --ckpt_path FILE.")
-    callbacks = parser.instantiate(config).export
-    wanted = (
-        [name.strip() for name in config.formats.split(",")] if config.formats else [n for n in EXPORTS if callbacks[n].enabled]
-    )
-    unknown = [name for name in wanted if name not in EXPORTS]
-    if unknown:
-        raise ConfigError(f"--formats: there is no format {unknown[0]!r}. Use {', '.join(EXPORTS)}.")
-    model = load_classifier(checkpoint)
-    target = Path(config.run_dir).absolute() if config.run_dir else run_dir or runs.run_of_checkpoint(checkpoint)
-    if target is None:
-        raise ConfigError(f"{checkpoint} lies in no run directory: say where export/ goes with --run_dir DIR.")
-    runs.make_results_dir(target)
-    runs.check_space(target, needed=4 * 3 * sum(p.numel() for p in model.parameters()))
-    entries = [callbacks[name].run(model, target) for name in wanted]
-    print_exports(entries)
-    print(f"Written below {target / 'export'}")
-    _raise_for_exports(entries, target)
-
-
-def leave_group() -> None:
-    """Take leave of the other processes of the run: gloo's threads would end a process that is leaving with an error."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "fit": fit,
-    "validate": validate,
-    "test": test,
-    "predict": predict,
-    "export": export,
-    "data": data,
-}
-
-
-def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
-    """Call a method of the trainer; a Ctrl-C that Lightning turned into exit 1 is a KeyboardInterrupt again."""
-    kwargs.setdefault("ckpt_path", cli.ckpt_path)
+def run_trainer(cli: Start, step: Callable[..., Any], model: LightningModule, **kwargs: Any) -> Any:
+    """Call a method of the trainer; what it raises is told in words, and a Ctrl-C is a KeyboardInterrupt again."""
     try:
-        return step(cli.model, datamodule=cli.datamodule, weights_only=True, **kwargs)
+        return step(model, weights_only=True, **kwargs)
     except Stopped:
         raise
     except SystemExit:
-        if cli.trainer.interrupted:
+        if cli.trainer.interrupted:  # Lightning made exit 1 of it
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
@@ -222,59 +189,75 @@ def _run(cli: ClassifierCLI, step: Callable[..., Any], **kwargs: Any) -> Any:
         raise told from error
 
 
-def _evaluate(command: str, section: str, args: list[str]) -> None:
-    cli = ClassifierCLI(command, args)
-    with cli.stop.installed():
-        _run(cli, getattr(cli.trainer, command), verbose=cli.config.verbose)
-    if not cli.trainer.is_global_zero:
-        return
-    metrics = _metrics(cli)
-    runs.update_results(cli.run_dir, {**environment(cli.trainer), section: metrics})
-    print_metrics(command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
-    print(f"Written to {cli.run_dir / 'results.json'}")
+def claim_directory(cli: Start) -> Path:
+    """The run directory: the continued run's, a new one, or for an evaluation the one of its checkpoint."""
+    call, name = cli.call, cli.config.name
+    if cli.continued is not None:
+        runs.enter_run_dir(cli.continued)
+        return cli.continued
+    if cli.command == "fit":
+        return runs.claim_run_dir(call.run_dir, name, call.resume)
+    if call.run_dir is not None:
+        path = Path(call.run_dir).absolute()
+    else:
+        path = runs.run_of_checkpoint(Path(str(cli.ckpt_path))) or runs.claim_run_dir(None, name)
+    runs.make_results_dir(path)
+    runs.check_space(path)
+    return path
 
 
-def _metrics(cli: ClassifierCLI) -> dict[str, Any]:
+def has(cli: Start, split: str, step: str) -> bool:
+    """Whether there is a split to score, and the model has the step that scores it."""
+    rows = getattr(cli.datamodule, "rows", None)
+    there = len(rows[split]) > 0 if rows is not None else is_overridden(f"{split}_dataloader", cli.datamodule)
+    return there and is_overridden(step, cli.model)
+
+
+def rows_to_keep(cli: Start) -> int | None:
+    """Rows of metrics.csv that a run goes on after; None: all, also those of the evaluation at the end of its training."""
+    if cli.continued is None and cli.call.resume:
+        return 0
+    if cli.continued is None or cli.checkpoint is None:
+        return None
+    results, limits = runs.read_results(cli.run_dir), cli.config.trainer
+    ended = results.get("steps") == cli.checkpoint["global_step"]
+    # That evaluation comes again, and its rows would stand there twice.
+    nothing_left = limits.max_epochs == results.get("epochs") or limits.max_steps == results.get("steps")
+    return None if ended and not nothing_left else cli.checkpoint.get("metrics_rows")
+
+
+def limit_of(trainer: Trainer) -> str:
+    """What to do about the limit that ended this run."""
+    if trainer.global_step == trainer.max_steps:
+        return f"set --trainer.max_steps above {trainer.max_steps}"
+    if trainer.current_epoch == trainer.max_epochs:
+        return f"set --trainer.max_epochs above {trainer.max_epochs}"
+    return "give more --trainer.max_time; it counts the run from its start"
+
+
+def metrics_of(cli: Start) -> dict[str, Any]:
     """The figures of the evaluation that just ran, with its confusion matrix."""
-    logged = {name.partition("/")[2]: round(float(value), 6) for name, value in cli.trainer.callback_metrics.items()}
-    matrix_KK = cli.model.confusion_matrix_KK
-    return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else {}
+    logged = {name.partition("/")[2] or name: round(float(value), 6) for name, value in cli.trainer.callback_metrics.items()}
+    matrix_KK = getattr(cli.model, "confusion_matrix_KK", None)
+    return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else logged
 
 
-def _report_changes(cli: ClassifierCLI) -> None:
+def report_changes(cli: Start) -> None:
     """Say which settings given now differ from the checkpoint's; they win."""
-    if cli.checkpoint is not None and cli.ckpt_path is not None and cli.trainer.is_global_zero:
-        for name, before, after in _differences(cli.checkpoint["hyper_parameters"], cli.model.hparams, "model"):
+    if cli.checkpoint is not None and cli.ckpt_path is not None:
+        for name, before, after in differences(cli.checkpoint["hyper_parameters"], cli.model.hparams, "model"):
             print(f"{name} is {after} as given, in place of {before} in {Path(cli.ckpt_path).name}.")
 
 
-def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[tuple[str, Any, Any]]:
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[tuple[str, Any, Any]]:
+    """(key, before, after) of what is not the same."""
     found: list[tuple[str, Any, Any]] = []
     for key, before in saved.items():
         after = now.get(key)
         if key in ("mean", "std"):  # restored with the weights
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping) and before.get("name") == after.get("name"):
-            found += _differences(before, after, f"{prefix}.{key}")
+            found += differences(before, after, f"{prefix}.{key}")
         elif before != after and not (isinstance(before, float) and isinstance(after, float) and math.isclose(before, after)):
             found.append((f"{prefix}.{key}", before, after))
     return found
-
-
-def _raise_for_exports(exports: Sequence[Mapping[str, Any]], run_dir: Path) -> None:
-    failed = [entry for entry in exports if "error" in entry]
-    if failed:
-        reasons = "\n".join(f"  {entry['format']}: {entry['error']}" for entry in failed)
-        formats, where = ",".join(entry["format"] for entry in failed), shlex.quote(str(run_dir))
-        raise UserError(
-            f"{len(failed)} of {len(exports)} exports failed:\n{reasons}\nThe checkpoint is safe. "
-            f"Try again with: lit-guide export --run {where} --formats {formats}"
-        )
-
-
-def _export_settings(config_yaml: Path) -> dict[str, Any]:
-    """The `export` section of a run's config.yaml, as defaults of the parser."""
-    import yaml
-
-    section = (yaml.safe_load(config_yaml.read_text(encoding="utf-8")) or {}).get("export", {})
-    return {f"export.{name}.{key}": value for name, keys in section.items() for key, value in keys.items()}

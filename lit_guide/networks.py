@@ -1,23 +1,18 @@
-"""The networks: `CNN`, and every classification network of torchvision by name.
+"""The networks: `CNN`, the table of names, and every classification network of torchvision by its own name.
 
 To add your own, write a module that maps (B, channels, H, W) to (B, classes), with `channels` and `classes` as its first
-arguments, and put it in `NETWORKS`: `--model.network NAME` finds it there.
+arguments: `--model.network my_project.mlp.MLP` finds it, or a short name that you give it in `NETWORKS`.
 
 Shapes: B images, C channels, H x W pixels, K classes.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
-from torchvision import models
 
-from lit_guide.engine.errors import ConfigError
+from lit_guide.engine import zoo
+from lit_guide.engine.zoo import Normalized as Normalized
 
 
 class CNN(nn.Module):
@@ -60,39 +55,7 @@ class CNN(nn.Module):
         return logits_BK
 
 
-class Normalized(nn.Module):
-    """A network with its normalisation inside, so that every export takes plain pixels from 0 to 1.
-
-    Args:
-        network: maps normalised images to logits.
-        mean, std: one value a channel, of pixels from 0 to 1.
-    """
-
-    mean_C11: Tensor
-    std_C11: Tensor
-
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.body = network
-        self.register_buffer("mean_C11", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std_C11", torch.tensor(std).view(-1, 1, 1))
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W), pixels from 0 to 1 -> logits (B, K)."""
-        # The buffers have the precision of the weights (`--precision bf16-true`), the pixels need not.
-        image_BCHW = image_BCHW.to(self.mean_C11.dtype)
-        # (image - mean) / std in one pass; broadcasting takes six times as long over images whose channels lie side by side.
-        image_BCHW = F.batch_norm(image_BCHW, self.mean_C11.flatten(), self.std_C11.flatten().square(), eps=0.0)
-        logits_BK: Tensor = self.body(image_BCHW)
-        return logits_BK
-
-
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN}
-
-
-def network_names() -> list[str]:
-    """Every name that `build_network` knows."""
-    return [*NETWORKS, *models.list_models(module=models)]
 
 
 def build_network(
@@ -103,126 +66,5 @@ def build_network(
     weights: str | None = None,
     args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Build a network by name and check that images of `input_size` go through it.
-
-    Args:
-        name: a key of `NETWORKS` or a classification network of `torchvision.models`.
-        channels: channels C of the images.
-        classes: number of classes K.
-        input_size: (H, W) of the images.
-        weights: torchvision weights to start from, such as DEFAULT; downloaded on first use.
-        args: further arguments of the network's constructor.
-
-    Returns:
-        A module that maps (B, C, H, W) to (B, K).
-
-    Raises:
-        ConfigError: no such name or argument, weights that are not there, or images too small for the network.
-    """
-    args = dict(args or {})
-    if name in NETWORKS:
-        if weights is not None:
-            raise ConfigError(f"model.weights is {weights}, but {name} has no pretrained weights: take the key out.")
-        _check_args(name, NETWORKS[name], args)
-        try:
-            network = NETWORKS[name](channels, classes, **args)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ConfigError(f"model.network_args: {name} can't be built with {args}: {error}.") from None
-    elif name in models.list_models(module=models):
-        network = _build_torchvision(name, channels, classes, input_size, weights, args)
-    else:
-        near = get_close_matches(name, network_names(), n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Use {', '.join(NETWORKS)} or a name of torchvision.models."
-        raise ConfigError(f"model.network: there is no network {name!r}. {hint}")
-    _try_shape(name, network, channels, input_size)
-    return network
-
-
-def _build_torchvision(
-    name: str, channels: int, classes: int, input_size: tuple[int, int], weights: str | None, args: dict[str, Any]
-) -> nn.Module:
-    builder: Callable[..., nn.Module] = models.get_model_builder(name)
-    if name.startswith("vit_") and weights is None:
-        args.setdefault("image_size", input_size[0])  # its position embedding has one entry a patch
-    if name in ("googlenet", "inception_v3"):
-        # Their auxiliary classifiers return a tuple in training and need 299 pixels: trained without.
-        # `transform_input` re-normalises what is normalised already.
-        args.setdefault("init_weights", False)
-        args.setdefault("transform_input", False)
-        if weights is None:
-            args.setdefault("aux_logits", False)
-    try:
-        network = builder(weights=weights, **args) if weights else builder(num_classes=classes, **args)
-    except KeyError:
-        choices = [weight.name for weight in models.get_model_weights(name)]
-        raise ConfigError(f"model.weights: {name} has no weights {weights!r}; it has {', '.join(choices)}.") from None
-    except OSError as error:
-        raise ConfigError(f"model.weights: the weights of {name} could not be downloaded ({error}). "
-                          "Go online once, or leave model.weights out.") from None  # fmt: skip
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.network {name}: {error}") from None
-    except AssertionError as error:  # a ViT whose patches don't tile the image
-        raise _unfit(name, channels, input_size, error) from None
-    if weights and name in ("googlenet", "inception_v3"):
-        setattr(network, "aux_logits", False)  # noqa: B010  # modules' attributes are typed Tensor | Module
-        for auxiliary in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(network, auxiliary):
-                setattr(network, auxiliary, None)
-    if weights:
-        _replace_head(network, classes)
-    if channels != 3:
-        _replace_first(network, channels, pretrained=weights is not None)
-    return network
-
-
-def _replace_first(network: nn.Module, channels: int, pretrained: bool) -> None:
-    """Give the first convolution `channels` inputs; pretrained filters are averaged over their old ones."""
-    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
-    geometry: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
-    new = nn.Conv2d(channels, old.out_channels, bias=old.bias is not None, **geometry)
-    if pretrained:
-        with torch.no_grad():
-            new.weight.copy_(old.weight.mean(dim=1, keepdim=True).expand_as(new.weight) * old.in_channels / channels)
-            if old.bias is not None and new.bias is not None:
-                new.bias.copy_(old.bias)
-    network.set_submodule(name, new)
-
-
-def _replace_head(network: nn.Module, classes: int) -> None:
-    """Give the last layer (a Linear, or SqueezeNet's 1x1 convolution) `classes` outputs."""
-    name, old = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    if isinstance(old, nn.Linear):
-        network.set_submodule(name, nn.Linear(old.in_features, classes, bias=old.bias is not None))
-    else:
-        network.set_submodule(name, nn.Conv2d(old.in_channels, classes, kernel_size=1))
-
-
-def _check_args(name: str, builder: Callable[..., nn.Module], args: Mapping[str, Any]) -> None:
-    known = [p for p in inspect.signature(builder).parameters if p not in ("channels", "classes")]
-    for key in args:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}."
-            raise ConfigError(f"model.network_args: {name} has no argument {key!r}; {hint}")
-
-
-def _try_shape(name: str, network: nn.Module, channels: int, input_size: tuple[int, int]) -> None:
-    """Run the network on shapes alone (meta tensors, no arithmetic), so that unfit images are refused before training."""
-    meta = {key: value.to("meta") for key, value in [*network.named_parameters(), *network.named_buffers()]}
-    image_BCHW = torch.empty(2, channels, *input_size, device="meta")
-    training = network.training
-    try:
-        with torch.no_grad():
-            functional_call(network.eval(), meta, image_BCHW)
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise _unfit(name, channels, input_size, error) from None
-    finally:
-        network.train(training)
-
-
-def _unfit(name: str, channels: int, input_size: tuple[int, int], error: Exception) -> ConfigError:
-    H, W = input_size
-    return ConfigError(
-        f"model.network {name} can't take images of {channels} x {H} x {W}: {str(error).splitlines()[0]}. "
-        "Enlarge them with --data.image_size 224 (or 32, 64, ...), or use another network."
-    )
+    """Build a network of the table, of torchvision, or a class of yours; arguments and errors are those of `engine.zoo.build`."""
+    return zoo.build(name, NETWORKS, channels, classes, input_size, weights, args)

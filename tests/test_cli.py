@@ -55,12 +55,10 @@ def test_python_m_runs_the_same_command() -> None:
 def test_an_unexpected_error_is_one_message_and_debug_shows_the_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lit_guide import fit as commands
-
     def broken(args: list[str]) -> None:
         raise ZeroDivisionError("of course")
 
-    monkeypatch.setitem(commands.COMMANDS, "test", broken)
+    monkeypatch.setattr("lit_guide.fit.test", broken)
     assert main(["test"]) == 1
     err = capsys.readouterr().err
     assert "ZeroDivisionError: of course" in err

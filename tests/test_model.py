@@ -14,9 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_guide.data import DigitsData
 from lit_guide.engine.errors import ConfigError
-from lit_guide.engine.run.checkpoint import load_classifier
 from lit_guide.engine.train.optim import WarmupCosine, from_plain
-from lit_guide.model import LitClassifier
+from lit_guide.model import LitClassifier, load_classifier
 from lit_guide.networks import NETWORKS
 
 pytestmark = [
@@ -152,7 +151,7 @@ def test_hyperparameters_hold_what_was_given():
         "label_smoothing": 0.0,
         "class_weights": [1.0, 3.0],
         "scale_lr": False,
-        "crop": None,
+        "loss": None,
     }
 
 
@@ -201,7 +200,7 @@ def test_label_smoothing_outside_its_range_is_refused(value):
 def test_class_weights_of_any_sequence_count_and_another_word_than_auto_is_refused():
     for weights in ((1, 2, 3, 4), np.array([1.0, 2.0, 3.0, 4.0])):
         model = pixel_model(class_weights=weights)
-        assert model.class_weights_K.tolist() == [1, 2, 3, 4]
+        assert model.criterion.weight.tolist() == [1, 2, 3, 4]
         assert model.hparams["class_weights"] == [1.0, 2.0, 3.0, 4.0]
     with pytest.raises(ConfigError, match=r"model\.class_weights is 'balanced'; it must be auto, a list of 4 numbers, or null"):
         pixel_model(class_weights="balanced")

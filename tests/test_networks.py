@@ -4,9 +4,10 @@ from torch import nn
 from torchvision import models
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide import networks
+from lit_guide.engine import zoo
 from lit_guide.engine.errors import ConfigError
-from lit_guide.networks import CNN, NETWORKS, Normalized, build_network, network_names
+from lit_guide.engine.zoo import library_names
+from lit_guide.networks import CNN, NETWORKS, Normalized, build_network
 
 TORCHVISION = models.list_models(module=models)
 SMALL = ["mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5", "regnet_x_400mf"]
@@ -73,7 +74,7 @@ class Handbook(nn.Module):
 
 def test_a_linear_after_a_flatten_fits_one_image_size_only(monkeypatch):
     monkeypatch.setitem(NETWORKS, "handbook", Handbook)
-    assert "handbook" in network_names()
+    assert "handbook" in [*NETWORKS, *library_names()]
     assert build_network("handbook", 3, 10, (28, 28))(torch.rand(2, 3, 28, 28)).shape == (2, 10)
     for size in ((32, 32), (8, 8)):
         message = refusal("handbook", 3, 10, size)
@@ -273,7 +274,7 @@ def test_pretrained_googlenet_trains_to_one_output(downloaded):
 def test_replaced_first_filters_are_the_mean_and_keep_geometry_and_bias(channels):
     old = nn.Conv2d(3, 6, (3, 5), stride=2, padding=(1, 2), dilation=(1, 2))
     network = nn.Sequential(nn.Sequential(old), nn.ReLU())
-    networks._replace_first(network, channels, pretrained=True)
+    zoo._replace_first(network, channels, pretrained=True)
     new = network[0][0]
     assert new.weight.shape == (6, channels, 3, 5)
     for channel in range(channels):

@@ -22,14 +22,14 @@ RANKS = ["--devices", "2", "--strategy", "ddp", "--data.num_workers", "2", "--tr
 SLOW = """
 import sys, time
 from pathlib import Path
-from lit_guide.engine.run import checkpoint
+from lit_guide.engine.train import writer
 from lit_guide.cli import main
 
-def write(*args, usual=checkpoint._write):
+def write(*args, usual=writer._write):
     time.sleep(12 if Path("slow").exists() else 0)
     usual(*args)
 
-checkpoint._write = write
+writer._write = write
 if __name__ == "__main__":  # loader processes import this
     sys.exit(main(sys.argv[1:]))
 """

@@ -122,7 +122,7 @@ def test_f30_ctrl_c_to_both_ranks_saves_and_leaves_none(tmp_path: Path) -> None:
 # A run that signals all of its processes, as a terminal does: before the Nth call of what is done in a phase.
 SIGNALLED = """
     import os, signal, sys
-    from lit_guide.export import callback as export
+    from lit_guide.export import onnx as export
     from lit_guide.cli import main
     from lit_guide.data import DigitsData
     from lit_guide.model import LitClassifier
@@ -240,7 +240,7 @@ WRITING = """
     import itertools, os, random, signal, sys, time
     from pathlib import Path
     import torch
-    from lit_guide.engine.run.checkpoint import CheckpointWriter
+    from lit_guide.engine.train.writer import CheckpointWriter
 
     torch.set_num_threads(1)  # so that this process can be forked
     folder, chance, halves = Path("checkpoints"), random.Random(0), 0

@@ -1,22 +1,20 @@
-"""Where training data come from: one file per source, on one base DataModule."""
+"""Where training data come from: one file per source. Besides the digits a project carries those that it asked for."""
 
-from lit_guide.data.arrays import ArrayDataset, ArraysData
-from lit_guide.data.digits import DigitsData
-from lit_guide.data.folder import FolderData, ImageFolderDataset
-from lit_guide.data.table import TableData
-from lit_guide.data.torchvision_set import TorchvisionData
-from lit_guide.engine.data.base import DataModule, Source
-from lit_guide.engine.photos.module import PhotoData
+from importlib.util import find_spec
 
-__all__ = [
-    "ArrayDataset",
-    "ArraysData",
-    "DataModule",
-    "DigitsData",
-    "FolderData",
-    "ImageFolderDataset",
-    "PhotoData",
-    "Source",
-    "TableData",
-    "TorchvisionData",
-]
+from lit_guide.data.digits import DigitsData as DigitsData
+from lit_guide.engine.data.arrays import ArrayDataset as ArrayDataset
+from lit_guide.engine.data.base import ImageDataModule as ImageDataModule
+from lit_guide.engine.data.module import DataModule as DataModule
+from lit_guide.engine.data.module import Source as Source
+from lit_guide.engine.photos.module import PhotoData as PhotoData
+
+if find_spec("lit_guide.data.arrays"):
+    from lit_guide.data.arrays import ArraysData as ArraysData
+if find_spec("lit_guide.data.folder"):
+    from lit_guide.data.folder import FolderData as FolderData
+    from lit_guide.data.folder import ImageFolderDataset as ImageFolderDataset
+if find_spec("lit_guide.data.table"):
+    from lit_guide.data.table import TableData as TableData
+if find_spec("lit_guide.data.torchvision_set"):
+    from lit_guide.data.torchvision_set import TorchvisionData as TorchvisionData

@@ -4,9 +4,10 @@ from importlib.resources import as_file, files
 from typing import Any
 
 import numpy as np
+from jsonargparse.typing import NonNegativeFloat
 
-from lit_guide.data.arrays import ArrayDataset, read_npz
-from lit_guide.engine.data.base import DataModule, Source
+from lit_guide.engine.data.arrays import ArrayDataset, read_npz
+from lit_guide.engine.data.module import DataModule, Source
 
 
 class DigitsData(DataModule):
@@ -15,7 +16,7 @@ class DigitsData(DataModule):
     Small shifts and turns by default; a digit is never mirrored.
     """
 
-    def __init__(self, shift: float = 0.125, rotate: float = 12.0, **kwargs: Any) -> None:
+    def __init__(self, shift: NonNegativeFloat = 0.125, rotate: NonNegativeFloat = 12.0, **kwargs: Any) -> None:
         super().__init__(shift=shift, rotate=rotate, flip=False, **kwargs)
 
     def load(self) -> Source:

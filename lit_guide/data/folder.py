@@ -12,18 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_guide.engine.data.splits import SPLIT_NAMES
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import ImageDataset, Paths
 from lit_guide.engine.photos.module import Listing, PhotoData, shown
 
-# What people call the splits.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
 # What Windows, macOS, network drives and repairs leave between images, in lower case.
-SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
+SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 
 
 class ImageFolderDataset(ImageDataset):
@@ -182,7 +177,5 @@ def files_below(folder: Path) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not hidden(name))
-        inside = Path(parent).relative_to(folder).as_posix()
-        for name in sorted(names):
-            if not hidden(name):
-                yield name if inside == "." else f"{inside}/{name}"
+        inside = "" if Path(parent) == folder else f"{Path(parent).relative_to(folder).as_posix()}/"
+        yield from [inside + name for name in sorted(names) if not hidden(name)]

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_guide.data.folder import SPLIT_NAMES
-from lit_guide.engine.data.base import SPLITS
+from lit_guide.engine.data.splits import SPLIT_NAMES, SPLITS
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import Paths
 from lit_guide.engine.photos.module import Listing, PhotoData, shown

@@ -4,11 +4,8 @@
 """
 
 import os
-import re
 import signal
 import sys
-from collections.abc import Collection, Iterable
-from difflib import get_close_matches
 
 # What asks a run to stop; SIGUSR1 is the warning of a scheduler. Windows has no SIGUSR1.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -47,47 +44,3 @@ def warn(message: str) -> None:
     """Say what the user should know and may leave as it is; in a run of several processes, once."""
     if is_first():
         print(f"lit-guide: {message}", file=sys.stderr)
-
-
-def explain(message: str, known: Collection[str], classes: Collection[str], importable: Iterable[str], prog: str) -> str:
-    """What a jsonargparse error means, in a line or two.
-
-    Args:
-        message: the error as jsonargparse words it, often with every branch of a Union.
-        known: the configuration keys there are, for a suggestion.
-        classes: names of the classes that a configuration may name, likewise.
-        importable: the modules whose classes a configuration may name.
-        prog: the command, whose --help is named.
-    """
-    key = "".join(re.findall(r'^Parser key "([\w.]+)"', message)[:1])
-    denied = re.search(r"Importing '(.+?)' is not allowed", message)
-    if denied:
-        return f"{key}: {denied[1]} may not be imported by a configuration. It may name classes of {', '.join(importable)}."
-    unknown = re.search(r"(?i)unrecognized arguments: -*([\w.+]+)|Group '([\w.]+)' does not accept option '([\w.]+)'"
-                        r"|Option '([\w.]+)' is not accepted", message)  # fmt: skip
-    if unknown:
-        flag, group, option, nested = unknown.groups()
-        name = flag or (f"{group}.{option}" if group else f"{key}.{nested}" if key else nested)
-        if name in known:  # of the class that was there by default
-            return f"{name} is no setting of what was chosen for {name.rpartition('.')[0]}."
-        near = get_close_matches(name, set(known), n=1, cutoff=0.6)
-        hint = f"Did you mean {near[0]}?" if near else f"{prog} --help lists all keys."
-        return f"There is no flag or key {name!r}. {hint}"
-    if message.endswith("arguments are required: data") or "DataModule is abstract" in message:
-        return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
-    no_class = re.search(r"Expected a dot import path string: (\w+)$|(?:No subclass|no class).*?'(\w+)'", message, re.MULTILINE)
-    if no_class:
-        name = no_class[1] or no_class[2]
-        lower = [c.lower() for c in classes]
-        # ddp is DDPStrategy's short name: that one takes no settings.
-        near = get_close_matches(name.lower(), lower, n=1) or [c for c in lower if c == f"{name.lower()}strategy"]
-        hint = f" Did you mean {next(c for c in classes if c.lower() == near[0])}?" if near else ""
-        return f"{key}: there is no class {name!r}.{hint}"
-    given = re.search(r"Given value: (?:NestedArg\(key='([\w.]+)', val='?(.*?)'?\)|(.*))$", message, re.MULTILINE)
-    expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", e) for e in re.findall(r"Expected (?:an? |one of )(.+)", message)]
-    expected = [re.sub(r"^(?:typing\.)?Literal\[(.*)\]$", r"\1", e).partition(". Got value")[0] for e in expected]
-    if key and given and expected:
-        nested, value = (f".{given[1]}", given[2]) if given[1] else ("", given[3])
-        wanted = [e.replace("NoneType", "null") for e in dict.fromkeys(expected) if not (nested and e == "NoneType")]
-        return f"{key}{nested} is {value}: expected {', or '.join(wanted)}."
-    return message.strip().split("\n  Does not validate")[0]

@@ -1,29 +1,29 @@
-"""Pure functions from a trained model to a verified file: TorchScript, ONNX, torch.export.
+"""From a trained model to a file that proved itself: written, loaded again, compared with the model, and only then named.
 
 Every file takes `input`, float32 (N, C, H, W), RGB, 0 to 1, N free, and gives `output`, logits (N, K); normalisation is inside,
-and class names, sizes and versions travel in it. A file gets its name only after it was loaded again and gave the
-eager model's logits.
+and class names, sizes and versions travel in it.
 """
 
 import contextlib
 import copy
 import hashlib
 import io
-import json
 import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_guide import __version__
+from lit_guide.engine.classifier import fact, missing
 from lit_guide.engine.errors import UserError
-from lit_guide.model import LitClassifier
+from lit_guide.engine.train.module import ClassifierModule
 
 BATCH_SIZES = (1, 3)
 TOLERANCE = 1e-4  # largest absolute difference of a logit from eager, float32
@@ -32,109 +32,37 @@ METADATA = "metadata.json"  # name of the extra file in TorchScript and pt2 arch
 Run = Callable[[Tensor], Tensor]
 
 
-def metadata(model: LitClassifier) -> dict[str, Any]:
-    """What a program needs to use the file: class names, input size and how photos are cut to it, normalisation, version."""
-    hyper_parameters = model.hparams
+def metadata(model: LightningModule, crop: float | None = None) -> dict[str, Any]:
+    """What a program needs to use the file: class names, input size and how photos are cut to it, normalisation, version.
+
+    Args:
+        model: a `Classifier`.
+        crop: the part of the shorter side of a photo that the data kept; None: photos are squeezed.
+    """
+    known = {key: model.hparams[key] for key in ("mean", "std", "network") if key in model.hparams}
     return {
-        "class_names": hyper_parameters["class_names"],
-        "input_shape": hyper_parameters["input_shape"],
+        "class_names": list(fact(model, "class_names")),
+        "input_shape": list(fact(model, "input_shape")),
         "input_range": [0.0, 1.0],
-        "crop": hyper_parameters["crop"],
-        "mean": hyper_parameters["mean"],
-        "std": hyper_parameters["std"],
-        "network": hyper_parameters["network"],
+        "crop": crop,
+        **known,
         "version": __version__,
     }
 
 
-def export_torchscript(model: LitClassifier, path: Path, method: Literal["trace", "script"] = "trace") -> dict[str, Any]:
-    """Write a TorchScript archive; see `_export` for what is returned and raised."""
-
-    def write(network: nn.Module, example_BCHW: Tensor, target: Path) -> None:
-        with warnings.catch_warnings():
-            # torch 2.9 and later announce TorchScript's retirement; users still deploy it, and this is the one place.
-            warnings.filterwarnings("ignore", "`torch.jit")
-            jit: Any = torch.jit  # untyped
-            warnings.simplefilter("ignore", jit.TracerWarning)  # whether the trace is right is what `parity` finds
-            scripted = jit.trace(network, example_BCHW) if method == "trace" else jit.script(network)
-            # Through memory: torch's own writer ends the process where the disk is full.
-            buffer = io.BytesIO()
-            jit.save(scripted, buffer, _extra_files={METADATA: json.dumps(metadata(model))})
-        target.write_bytes(buffer.getvalue())
-
-    def load(target: Path) -> Run:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`torch.jit")
-            jit: Any = torch.jit
-            loaded: Run = jit.load(str(target), map_location="cpu")
-        return loaded
-
-    return {**_export("torchscript", model, path, write, load), "method": method}
+def network_of(model: LightningModule) -> nn.Module:
+    """A copy of what is exported, in evaluation mode, float32, on the CPU: the model's own device and mode stay."""
+    if isinstance(model, ClassifierModule):
+        return copy.deepcopy(model.network).float().eval().cpu()
+    network = copy.deepcopy(model).float().eval().cpu()
+    with quiet():
+        network.trainer = Trainer(accelerator="cpu", barebones=True)  # TorchScript looks at every property, this one too
+    return network
 
 
-def export_onnx(
-    model: LitClassifier, path: Path, opset: int = 20, input_name: str = "input", output_name: str = "output"
-) -> dict[str, Any]:
-    """Write one self-contained ONNX file, checked in ONNX Runtime; see `_export` for what is returned and raised."""
-    import onnx
-    import onnxruntime
-
-    def write(network: nn.Module, example_BCHW: Tensor, target: Path) -> None:
-        with _quiet():
-            program = torch.onnx.export(
-                network,
-                (example_BCHW,),
-                dynamo=True,
-                opset_version=opset,
-                input_names=[input_name],
-                output_names=[output_name],
-                dynamic_shapes=({0: torch.export.Dim("N")},),
-                verbose=False,
-            )
-        assert program is not None
-        proto = program.model_proto
-        onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in metadata(model).items()})
-        written = {entry.domain: entry.version for entry in proto.opset_import}.get("")
-        if written != opset:
-            raise ValueError(f"opset {opset} can't be had for this network, only {written}")
-        target.write_bytes(proto.SerializeToString())
-
-    def load(target: Path) -> Run:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(target), options, providers=["CPUExecutionProvider"])
-
-        def run(image_BCHW: Tensor) -> Tensor:
-            (logits_BK,) = session.run([output_name], {input_name: image_BCHW.numpy()})
-            return torch.from_numpy(logits_BK)
-
-        return run
-
-    entry = _export("onnx", model, path, write, load)
-    return {**entry, "opset": opset, "input": input_name, "output": output_name}
-
-
-def export_program(model: LitClassifier, path: Path) -> dict[str, Any]:
-    """Write a `torch.export` program; see `_export` for what is returned and raised."""
-
-    def write(network: nn.Module, example_BCHW: Tensor, target: Path) -> None:
-        with _quiet():
-            program = torch.export.export(network, (example_BCHW,), dynamic_shapes=({0: torch.export.Dim("N")},))
-            buffer = io.BytesIO()
-            torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata(model))})
-        target.write_bytes(buffer.getvalue())
-
-    def load(target: Path) -> Run:
-        with _quiet():
-            loaded: Run = torch.export.load(str(target)).module()
-        return loaded
-
-    return _export("pt2", model, path, write, load)
-
-
-def _export(
+def prove(
     format: str,
-    model: LitClassifier,
+    model: LightningModule,
     path: Path,
     write: Callable[[nn.Module, Tensor, Path], None],
     load: Callable[[Path], Run],
@@ -145,14 +73,16 @@ def _export(
         The entry of results.json: format, path, bytes, sha256, max_abs_diff, batch_sizes, tolerance.
 
     Raises:
-        UserError: the exporter refuses the network, the target can't be written, or a logit differs by more than
-            `TOLERANCE`; there is no file under `path` that was not there before.
+        UserError: the model is no `Classifier`, the exporter refuses it, the target can't be written, or a logit differs by
+            more than `TOLERANCE`; there is no file under `path` that was not there before.
     """
     # The suffix stays: torch.export.save insists on .pt2.
     partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
-    network = copy.deepcopy(model.network).eval().cpu()  # the model's own device and mode stay
+    if lacking := missing(model):
+        raise UserError(f"{type(model).__name__} lacks {'; '.join(lacking)}")
+    network, input_shape = network_of(model), list(fact(model, "input_shape"))
     # Batch 2: torch.export would take a batch of one for a constant.
-    example_BCHW = torch.rand(2, *model.hparams["input_shape"])
+    example_BCHW = torch.rand(2, *input_shape)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
@@ -161,11 +91,11 @@ def _export(
             except OSError:
                 raise
             except Exception as error:  # exporters raise whatever they meet; the first line says what they could not do
-                raise UserError(f"the {format} exporter refused the network: {_first_line(error)}") from error
+                raise UserError(f"the {format} exporter refused the network: {first_line(error)}") from error
             try:
-                difference = parity(network, load(partial), model.hparams["input_shape"])
+                difference = parity(network, load(partial), input_shape)
             except Exception as error:  # likewise: what a runtime says of a file that it can't load or run
-                raise UserError(f"the {format} file can't be run; not kept: {_first_line(error)}") from error
+                raise UserError(f"the {format} file can't be run; not kept: {first_line(error)}") from error
         if not difference <= TOLERANCE:  # NaN too
             raise UserError(f"the {format} file differs from eager by {difference:.2e}, more than {TOLERANCE:.0e}; not kept")
         content = partial.read_bytes()
@@ -186,7 +116,7 @@ def _export(
     }
 
 
-def parity(network: nn.Module, run: Run, input_shape: list[int]) -> float:
+def parity(network: nn.Module, run: Run, input_shape: Sequence[int]) -> float:
     """Largest absolute difference of a logit between eager and `run`, over random images at each of `BATCH_SIZES`."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
@@ -201,7 +131,7 @@ def parity(network: nn.Module, run: Run, input_shape: list[int]) -> float:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leave out what the exporters print and warn of about their own insides."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -214,7 +144,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exporter could not do, without its colours and its stack."""
     while type(error).__name__ == "TorchExportError" and isinstance(error.__cause__, Exception):
         error = error.__cause__  # torch.onnx wraps what torch.export said
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))

@@ -244,7 +244,7 @@ def test_f16_a_file_with_two_labels_is_a_warning_that_names_it(table, tmp_path, 
         write_image(tmp_path / f"{index}.png")
     lines = [f"{index}.png,{'ab'[index % 2]}" for index in range(10)]
     data = table("path,label\n" + "\n".join([*lines, "3.png,a"]), val_fraction=0)
-    assert data.class_names == ["a", "b"]
+    assert data.source.class_names == data.class_names == ["a", "b"]
     warned = capsys.readouterr().err
     assert "1 images are in more than one class:\n  3.png = 3.png\n" in warned
     assert "more than one split" not in warned

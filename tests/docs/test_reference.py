@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from lightning.pytorch.cli import LightningArgumentParser
+from lit_guide.engine.photos.images import ImagesToPredict
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide import cli
-from lit_guide.data import DataModule
+from lit_guide.data import ImageDataModule
 from lit_guide.engine.config.parser import ClassifierCLI, Parser
-from lit_guide.engine.photos.images import ImagesToPredict
 from lit_guide.engine.train.optim import find_class, subclasses
 from lit_guide.export.callback import EXPORTS
 from lit_guide.parts.inspect.command import ACTIONS, DataCLI
@@ -140,7 +140,9 @@ def test_every_class_that_is_listed_has_its_arguments(pages: dict[str, str], ref
 
 
 def test_every_source_of_data_has_all_its_keys(pages: dict[str, str], reference: ModuleType) -> None:
-    sources = [cls for cls in subclasses(DataModule) if cls.__module__.startswith("lit_guide.") and cls is not ImagesToPredict]
+    sources = [
+        cls for cls in subclasses(ImageDataModule) if cls.__module__.startswith("lit_guide.") and cls is not ImagesToPredict
+    ]
     concrete = [cls for cls in sources if not getattr(cls, "__abstractmethods__", None)]
     assert {cls.__name__ for cls in concrete} == set(reference.SOURCES)
     for cls in concrete:

@@ -48,6 +48,23 @@ def test_exit_codes() -> None:
             "trainer.max_epochs is x: expected int, or null.",
         ),
         (
+            'Parser key "data":\n  Errors:\n    - Problem with given class_path \'a.B\':\n        Parser key "num_workers":\n'
+            "            - Not of type NonNegativeInt: does not conform to restriction v>=0\n"
+            "            - Expected a typing.Literal['auto']\n          Given value: -1\n    - Expected a <class 'NoneType'>\n"
+            "  Given value: NestedArg(key='num_workers', val='-1')",
+            "data.num_workers is -1: expected int of 0 or more, or 'auto'.",
+        ),
+        (
+            'Parser key "data":\n  Errors:\n    - Problem with given class_path \'a.B\':\n        Parser key "batch_size":\n'
+            "          Not of type PositiveInt: 0 does not conform to restriction v>0\n    - Expected a <class 'NoneType'>\n"
+            "  Given value: {'init_args': {'batch_size': 0}}",
+            "data.batch_size is 0: expected int above 0.",
+        ),
+        (
+            "Parser key \"model.label_smoothing\":\n  Expected a <class 'float'>. Got value: x",
+            "model.label_smoothing is x: expected float.",
+        ),
+        (
             "the following arguments are required: data",
             "No data were chosen: give a recipe, such as --config configs/digits.yaml.",
         ),

@@ -9,9 +9,11 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_guide.data import DigitsData
-from lit_guide.engine.run.checkpoint import load_classifier
-from lit_guide.export.callback import EXPORTS, ExportONNX, ExportProgram, ExportTorchScript
-from lit_guide.model import LitClassifier
+from lit_guide.export.command import formats
+from lit_guide.export.onnx import ExportONNX
+from lit_guide.export.program import ExportProgram
+from lit_guide.export.torchscript import ExportTorchScript
+from lit_guide.model import LitClassifier, load_classifier
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
@@ -89,7 +91,7 @@ def model(finished):
 
 
 def test_every_format_has_its_callback_under_its_own_name():
-    assert {name: (callback.format, callback.file) for name, callback in EXPORTS.items()} == {
+    assert {name: (callback.format, callback.file) for name, callback in formats().items()} == {
         name: (name, file) for name, file in FILES.items()
     }
 
@@ -131,13 +133,13 @@ def test_the_model_that_was_trained_keeps_its_last_weights(finished):
 @pytest.mark.parametrize("off", FILES)
 def test_each_export_is_switched_off_by_enabled_false(finished, tmp_path, off):
     cheap = [name for name in ("torchscript", "pt2") if name != off]
-    fit(tmp_path, EXPORTS[off](enabled=False), *[EXPORTS[name]() for name in cheap], max_epochs=1, limit_val_batches=1)
+    fit(tmp_path, formats()[off](enabled=False), *[formats()[name]() for name in cheap], max_epochs=1, limit_val_batches=1)
     assert names_in(tmp_path / "export") == sorted(FILES[name] for name in cheap)
     assert [entry["format"] for entry in exports_of(tmp_path)] == cheap
 
 
 def test_all_switched_off_leaves_no_folder_and_no_results(tmp_path):
-    fit(tmp_path, *[callback(enabled=False) for callback in EXPORTS.values()], max_epochs=1, limit_val_batches=1)
+    fit(tmp_path, *[callback(enabled=False) for callback in formats().values()], max_epochs=1, limit_val_batches=1)
     assert names_in(tmp_path) == ["checkpoints"]
 
 

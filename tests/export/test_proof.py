@@ -15,7 +15,10 @@ from torch import nn
 
 from lit_guide import __version__
 from lit_guide.engine.errors import UserError
-from lit_guide.export.proof import TOLERANCE, export_onnx, export_program, export_torchscript, parity
+from lit_guide.export.onnx import export_onnx
+from lit_guide.export.program import export_program
+from lit_guide.export.proof import TOLERANCE, parity
+from lit_guide.export.torchscript import export_torchscript
 from lit_guide.model import LitClassifier
 
 CLASSES = ["Katze", "chien à poil", "犬", 'a "quoted" \\name', "🐈"]
@@ -268,7 +271,9 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from lit_guide.engine.errors import UserError
-from lit_guide.export.proof import export_onnx, export_program, export_torchscript
+from lit_guide.export.onnx import export_onnx
+from lit_guide.export.program import export_program
+from lit_guide.export.torchscript import export_torchscript
 from lit_guide.model import LitClassifier
 
 model = LitClassifier(["a", "b"], [1, 8, 8], [0.5], [0.5], network_args={"widths": [2]})

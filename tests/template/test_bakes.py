@@ -122,7 +122,7 @@ def test_bake(bake: Bake, slug: str) -> None:
 
     carried = {name for name in tracked() if not is_template_only(name) and not name.startswith(JINJA_FOLDER)}
     if answers.get("ci") == "none":
-        carried.remove(".github/workflows/ci.yml")
+        carried -= {".github/dependabot.yml", ".github/workflows/ci.yml"}
     rename = hook("post_gen_project").renamed
     assert files_of(project) == {rename(name, names_of(slug)) for name in carried} | set(RENDERED)
 

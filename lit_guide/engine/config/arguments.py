@@ -1,7 +1,10 @@
-"""The command line before it is parsed: short forms, recipes by name, and `--run` are spelled out."""
+"""The command line before it is parsed: what belongs to one call is taken out, short forms and recipes are spelled out."""
 
-from itertools import pairwise
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 
@@ -9,38 +12,92 @@ from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.run import runs
 
 SHORT_FORMS = ("accelerator", "devices", "strategy", "precision")
+EVALUATIONS = ("validate", "test", "predict")
 
 
-def expand(command: str, args: list[str]) -> tuple[list[str], Path | None]:
-    """Spell out short forms, recipes and `--run`; returns the run that `fit --run` continues."""
-    args = [long_form(arg) for arg in args]
-    run, given = last_value(args, "--run"), last_value(args, "--ckpt_path")
-    if {"-h", "--help"} & set(args):
-        return args, None
-    if command == "fit" and str(last_value(args, "--resume")).lower() in ("true", "yes"):
-        run = last_value(args, "--run_dir")
-        if run is None:
-            raise ConfigError("--resume true goes on with one run, or starts it: say where it is with --run_dir DIR.")
-        if (Path(run) / runs.LAST).is_file():
-            # A --ckpt_path is where the run began: it has come further.
-            args, given = without(args, "--run_dir", "--resume", "--ckpt_path"), None
-        else:
-            run = None
-    if given in ("last", "best"):
-        which = runs.LAST if given == "last" else runs.BEST
-        path = str(runs.find_run(run or "latest", which) / which)
-        args = [f"--ckpt_path={path}" if arg == f"--ckpt_path={given}" else arg for arg in args]
-        args = [path if (before, arg) == ("--ckpt_path", given) else arg for before, arg in pairwise(["", *args])]
+def yes(text: str) -> bool:
+    """The value of --resume."""
+    if text.lower() not in ("true", "yes", "false", "no"):
+        raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
+    return text.lower() in ("true", "yes")
+
+
+# Flag -> how argparse takes it, its help, and the commands that have it. None of them is a setting that config.yaml keeps.
+CALL: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
+    "run": ({}, "An earlier run's directory, or latest: its config.yaml and checkpoint.", ()),
+    "ckpt_path": ({}, "A checkpoint to go on from or to use.", ()),
+    "allow": ({"action": "append", "default": []}, "A further package whose classes may be named: one that you trust.", ()),
+    "resume": ({"type": yes, "default": False}, "Go on with --run_dir if it holds a checkpoint.", ("fit",)),
+    "run_dir": ({}, "Where the run goes instead of runs/<name>/<timestamp>: a new directory.", ()),
+    "images": ({"nargs": "+", "default": []}, "Image files and folders, instead of the test split.", ("predict",)),
+}
+
+
+@dataclass
+class Call:
+    """One call of a command.
+
+    Attributes:
+        args: the command line, of settings alone: recipes are paths that exist, short forms are spelled out.
+        run: --run as it was typed.
+        ckpt_path: the checkpoint to use, whichever flag named it.
+        run_dir: --run_dir as it was typed.
+        continued: the run that `fit` goes on with.
+        resume: whether `run_dir` may hold a run that broke off before its first checkpoint.
+        images: what `predict` is to classify.
+        allow: further packages whose classes may be named.
+        typed: all that was typed.
+    """
+
+    args: list[str]
+    typed: list[str]
+    run: str | None = None
+    ckpt_path: str | None = None
+    run_dir: str | None = None
+    continued: Path | None = None
+    resume: bool = False
+    images: list[str] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
+
+
+def read_call(command: str, args: Sequence[str]) -> Call:
+    """Take out what belongs to this call, and spell out the rest.
+
+    Raises:
+        ConfigError: a flag has no value, there is no such run or recipe, or an evaluation has nothing to evaluate.
+    """
+    parser = _CallParser(add_help=False, allow_abbrev=False, argument_default=None)
+    for name, (how, _, commands) in CALL.items():
+        if not commands or command in commands:
+            parser.add_argument(f"--{name}", **how)
+    typed, rest = parser.parse_known_args([long_form(arg) for arg in args])
+    call = Call(rest, list(args), **vars(typed))
+    if {"-h", "--help"} & set(rest):
+        return call
+    if call.resume and call.run_dir is None:
+        raise ConfigError("--resume true goes on with one run, or starts it: say where it is with --run_dir DIR.")
+    run = call.run
+    if call.resume and (Path(str(call.run_dir)) / runs.LAST).is_file():
+        # A --ckpt_path is where the run began: it has come further.
+        run, call.run_dir, call.ckpt_path, call.resume = call.run_dir, None, None, False
+    if call.ckpt_path in ("last", "best"):
+        which = runs.LAST if call.ckpt_path == "last" else runs.BEST
+        call.ckpt_path = str(runs.find_run(run or "latest", which) / which)
     if run is not None:
         which = runs.LAST if command == "fit" else runs.BEST
         found = runs.find_run(run, which)
-        earlier = ["--config", str(found / "config.yaml"), "--ckpt_path", str(found / which)]
-        if command != "fit":  # one process counts every sample once, however many trained
+        if command == "fit" and call.run_dir is not None:
+            raise ConfigError("--run goes on in that run's own directory: leave --run_dir out, or give --ckpt_path FILE instead.")
+        call.continued = found if command == "fit" else None
+        call.ckpt_path = call.ckpt_path or str(found / which)
+        earlier = [] if command == "export" else ["--config", str(found / "config.yaml")]
+        if command in EVALUATIONS:  # one process counts every sample once, however many trained
             earlier += ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
-        return with_recipes([*earlier, *args]), found if command == "fit" else None
-    if command in ("validate", "test", "predict") and given is None and "--print_config" not in " ".join(args):
+        call.args = [*earlier, *call.args]
+    elif command in EVALUATIONS and call.ckpt_path is None and "--print_config" not in " ".join(rest):
         raise ConfigError(f"{command} needs a trained model: give --run latest, --run DIR or --ckpt_path FILE.")
-    return with_recipes(args), None
+    call.args = with_recipes(call.args)
+    return call
 
 
 def find_config(path: str) -> str:
@@ -64,7 +121,7 @@ def find_config(path: str) -> str:
     raise ConfigError(f"--config {path}: there is no such file. Shipped recipes: {', '.join(recipes)}.")
 
 
-def with_recipes(args: list[str]) -> list[str]:
+def with_recipes(args: Sequence[str]) -> list[str]:
     """The same command line with the path of every `--config` resolved."""
     resolved: list[str] = []
     for arg in args:
@@ -83,17 +140,8 @@ def long_form(arg: str) -> str:
     return f"--trainer.{flag[2:]}{equals}{value}" if flag in [f"--{name}" for name in SHORT_FORMS] else arg
 
 
-def without(args: list[str], *flags: str) -> list[str]:
-    """The same command line without `--flag VALUE` and `--flag=VALUE` of these flags."""
-    return [arg for before, arg in pairwise(["", *args]) if {before, arg, arg.partition("=")[0]}.isdisjoint(flags)]
+class _CallParser(argparse.ArgumentParser):
+    """argparse that raises ConfigError where it would print its usage and exit."""
 
-
-def last_value(args: list[str], flag: str) -> str | None:
-    """The value of the last `--flag VALUE` or `--flag=VALUE`; None where there is none."""
-    found: str | None = None
-    for before, arg in pairwise(["", *args]):
-        if before == flag:
-            found = arg
-        elif arg.startswith(f"{flag}="):
-            found = arg.partition("=")[2]
-    return found
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.replace("argument --", "--", 1) + ".")

@@ -13,9 +13,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.strategies import StrategyRegistry
-from torch import Tensor, nn
 
-from lit_guide.engine.errors import ConfigError, UserError, warn
+from lit_guide.engine.errors import ConfigError, warn
 from lit_guide.engine.machine import ON_CPU, PRECISIONS, usable_cores
 
 PACKAGE = __name__.split(".")[0]
@@ -23,6 +22,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 STRATEGIES = ("auto", "ddp", "ddp_spawn", "fsdp")
 # What they are called elsewhere; by spelling alone, fp16 would be nearest to bf16-true.
 ALSO_CALLED = {"fp32": "32-true", "float32": "32-true", "fp16": "16-mixed", "float16": "16-mixed", "half": "16-mixed"}
+FUSED = "init_args.optimizer.init_args.fused"
 STARTERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 
 
@@ -52,7 +52,7 @@ def fit_to_machine(config: Namespace) -> None:
     if kind == "cpu" and precision in ON_CPU:
         trainer.precision = ON_CPU[precision]
         warn(f"--precision {precision} is for GPUs: on the CPU {trainer.precision} is used.")
-    elif precision in ("16", "16-mixed") and trainer.gradient_clip_val and config.model.optimizer.get("init_args.fused"):
+    elif precision in ("16", "16-mixed") and trainer.gradient_clip_val and config.model.get(FUSED):
         raise ConfigError(
             "In 16-mixed a fused optimizer can't clip gradients: use --precision bf16-mixed, or --model.optimizer.fused false."
         )
@@ -73,29 +73,6 @@ def misfit(message: str) -> ConfigError:
 def no_precision(given: str) -> ConfigError:
     """The error for a precision that there is not."""
     return misfit(f"--precision {given}: there is no such precision. {_nearest(given, PRECISIONS)}")
-
-
-def compile_in_place(network: nn.Module, device: torch.device) -> None:
-    """Compile a network with torch.compile; names and values of its weights stay what they are.
-
-    Raises:
-        UserError: torch.compile does not work here: found by a real attempt at something small.
-    """
-    needed = "a C++ compiler (apt install g++, xcode-select --install, or Visual Studio Build Tools)"
-    if device.type == "cuda":
-        needed = "a C compiler and Python's headers (apt install gcc python3-dev)"
-    try:
-        torch.compile(_something)(torch.zeros(8, device=device))
-    except Exception as error:  # whatever torch's compiler raises where one of its tools is missing
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        raise UserError(f"--model.compile true: torch.compile does not work here: {reason}\nIt needs {needed}. "
-                        "Install it, or leave --model.compile out.") from None  # fmt: skip
-    network.compile()
-
-
-def _something(value: Tensor) -> Tensor:
-    return value.sin() + 1
 
 
 def _kind(accelerator: str) -> str:

@@ -1,18 +1,18 @@
-"""The DataModule under every source of data: splits, loaders, and the transforms that run on the device.
+"""The LightningDataModule under every source of images: splits, loaders, and what is done to a batch on the device.
 
-A source is one subclass with one method, `load`, in one file beside this one.
 Shapes: B images a batch, C channels, H x W pixels, K classes, N samples.
 """
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,13 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.engine.data.augment import random_affine, random_crop_flip, to_float
+from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.loaders import Split, evaluation_loader, shuffled_loader, training_loader
 from lit_guide.engine.data.samplers import STEP, TrainBatches, run_seed, seed_all, seed_of
 from lit_guide.engine.data.splits import stratified_split
 from lit_guide.engine.errors import ConfigError, UserError
 
-SPLITS = ("train", "val", "test")
 # Mean and standard deviation that torchvision's pretrained networks were trained with:
 # https://docs.pytorch.org/vision/stable/models.html
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -34,7 +33,7 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 @dataclass(frozen=True)
 class Source:
-    """What `DataModule.load` finds: all samples of all splits.
+    """What `load` of a source finds: all samples of all splits.
 
     Attributes:
         dataset: sample i is (image_CHW, label). With a method `batch(rows)` it gives whole batches (image_BCHW, label_B) at once.
@@ -49,11 +48,10 @@ class Source:
     rows: Mapping[str, NDArray[np.int64]] | None = None
 
 
-class DataModule(LightningDataModule, ABC):
+class ImageDataModule(LightningDataModule, ABC):
     """Splits, loaders and on-device transforms for any `Source`.
 
-    Batches are `(image_BCHW, label_B)`: images stay uint8 until they are on the device; there they are augmented (training
-    only, each image with its own draw) and become float32 from 0 to 1.
+    Batches are `(image_BCHW, label_B)`: images stay uint8 until they are on the device, and become float32 from 0 to 1 there.
 
     Args:
         batch_size: images a step on each device.
@@ -63,9 +61,6 @@ class DataModule(LightningDataModule, ABC):
         num_workers: loader processes; auto: none for data in memory, one for each core where files are decoded.
         image_size: resize images to this many pixels square, on the device; null keeps their size.
         augment: whether training images are changed at random.
-        shift: largest random shift, as a fraction of the side.
-        rotate: largest random turn, in degrees.
-        flip: whether images are mirrored at random; never for data where left and right differ.
         mixup: 0, or the alpha of MixUp: training images and labels are blended in pairs (Zhang et al., arXiv:1710.09412).
         cutmix: 0, or the alpha of CutMix: a rectangle comes from another image (Yun et al., arXiv:1905.04899). With both, each
             batch gets one of the two.
@@ -77,42 +72,30 @@ class DataModule(LightningDataModule, ABC):
 
     def __init__(
         self,
-        batch_size: int = 64,
+        batch_size: PositiveInt = 64,
         val_fraction: float = 0.15,
         test_fraction: float = 0.2,
         split_seed: int = 0,
-        num_workers: int | Literal["auto"] = "auto",
-        image_size: int | None = None,
+        num_workers: NonNegativeInt | Literal["auto"] = "auto",
+        image_size: PositiveInt | None = None,
         augment: bool = True,
-        shift: float = 0.125,
-        rotate: float = 0.0,
-        flip: bool = False,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
+        mixup: NonNegativeFloat = 0.0,
+        cutmix: NonNegativeFloat = 0.0,
         sampler: Literal["shuffle", "balanced"] = "shuffle",
         statistics: Literal["compute", "imagenet"] = "compute",
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size is {batch_size}; it must be 1 or more.")
         if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
             raise ConfigError(
                 f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must be 0 or more "
                 "and leave something to train on: make their sum less than 1."
             )
-        if image_size is not None and image_size < 1:
-            raise ConfigError(f"data.image_size is {image_size}; it must be 1 or more, or null.")
-        given = {"num_workers": num_workers, "shift": shift, "rotate": rotate, "mixup": mixup, "cutmix": cutmix}
-        for name, value in given.items():
-            if not isinstance(value, str) and value < 0:
-                raise ConfigError(f"data.{name} is {value}; it must be 0 or more.")
-        self.batch_size = batch_size
+        self.batch_size: int = batch_size
         self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
         self.num_workers = num_workers
-        self.image_size = image_size
+        self.image_size: int | None = image_size
         self.augment = augment
-        self.shift, self.rotate, self.flip = shift, rotate, flip
         self.mixup, self.cutmix, self.sampler, self.statistics = mixup, cutmix, sampler, statistics
 
     @abstractmethod
@@ -123,8 +106,7 @@ class DataModule(LightningDataModule, ABC):
     def source(self) -> Source:
         """The samples, loaded on first use."""
         source = self.load()
-        if len(source.class_names) < 2:
-            raise UserError(f"The data have {len(source.class_names)} class: a classifier needs at least two.")
+        check_classes(source.class_names)
         return source
 
     @cached_property
@@ -278,6 +260,10 @@ class DataModule(LightningDataModule, ABC):
         image_BCHW, label_B = batch
         return self.to_model(image_BCHW, label_B, self.trainer is not None and self.trainer.training)
 
+    def augment_batch(self, image_BCHW: Tensor) -> Tensor:
+        """What training does to a batch as it came, on the device: nothing, unless a source says so."""
+        return image_BCHW
+
     def to_model(self, image_BCHW: Tensor, label_B: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """Augment (training only), turn into float32 from 0 to 1, resize.
 
@@ -285,12 +271,7 @@ class DataModule(LightningDataModule, ABC):
             (image_BCHW, label_B), or (image_BCHW, label_BK) after MixUp or CutMix.
         """
         augmenting = self.augment and training
-        if augmenting and not self.rotate and (self.shift or self.flip):
-            # Whole pixels only: cheapest on the uint8 that came in.
-            image_BCHW = random_crop_flip(image_BCHW, self.shift, self.flip)
-        image_BCHW = to_float(image_BCHW)
-        if augmenting and self.rotate:
-            image_BCHW = random_affine(image_BCHW, self.shift, self.rotate, self.flip)
+        image_BCHW = to_float(self.augment_batch(image_BCHW) if augmenting else image_BCHW)
         if self.image_size and tuple(image_BCHW.shape[2:]) != (self.image_size, self.image_size):
             image_BCHW = TF.resize(image_BCHW, [self.image_size, self.image_size], antialias=True)
         if augmenting and self._mix is not None:
@@ -302,3 +283,9 @@ class DataModule(LightningDataModule, ABC):
         kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
         wanted = [kind(alpha=alpha, num_classes=len(self.class_names)) for kind, alpha in kinds if alpha]
         return v2.RandomChoice(wanted) if wanted else None
+
+
+def check_classes(names: Sequence[str]) -> None:
+    """Refuse a set with fewer than two classes."""
+    if len(names) < 2:
+        raise UserError(f"The data have {len(names)} class: a classifier needs at least two.")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
 
-from lit_guide.engine.data.samplers import Places, Shard, TrainBatches, seed_all
+from lit_guide.engine.data.samplers import Places, TrainBatches, seed_all
 from lit_guide.engine.errors import SIGNALS
 
 
@@ -61,8 +61,9 @@ def evaluation_loader(split: Split, batch_size: int, trainer: Trainer | None, wo
         return _loader(split, trainer, workers, batch_size=batch_size)
     if isinstance(trainer.strategy, FSDPStrategy):
         batch_size = even_batch_size(len(split), batch_size, trainer.world_size)
-    sampler = Shard(len(split), trainer.global_rank, trainer.world_size)
-    return _loader(split, trainer, workers, batch_size=batch_size, sampler=sampler)
+    # Lightning's sampler for this refuses a process that gets no sample, and torch's counts some samples twice.
+    share = Split(split.dataset, split.row_S[trainer.global_rank :: trainer.world_size])
+    return _loader(share, trainer, workers, batch_size=batch_size)
 
 
 def even_batch_size(count: int, batch_size: int, world_size: int) -> int:

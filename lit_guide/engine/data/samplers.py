@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import Sampler
 
 SAMPLES, STEP = 0, 1  # what a seed is for: the samples of a batch as a loader makes them, or what the device does with it
 
@@ -89,26 +89,6 @@ class TrainBatches(Sampler[Places]):
         step = self.batch_size * self.world_size
         places = order_S[batch * step : (batch + 1) * step][self.rank :: self.world_size].tolist()
         return Places(seed_of(self.seed, epoch, batch, self.rank, SAMPLES), places)
-
-
-class Shard(SequentialSampler):
-    """Every `world_size`-th sample: evaluation counts each one once, however many processes share the work.
-
-    Args:
-        count: samples in the split.
-        rank: the number of this process.
-        world_size: how many processes there are.
-    """
-
-    def __init__(self, count: int, rank: int, world_size: int) -> None:
-        self.places = range(rank, count, world_size)
-        super().__init__(self.places)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.places)
 
 
 def run_seed() -> int:

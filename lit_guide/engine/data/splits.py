@@ -1,10 +1,18 @@
 """Stratified, seeded, disjoint splits of a labelled set."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+# What people call the splits.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+SPLITS = tuple(SPLIT_NAMES)
 
 
 def stratified_split(
@@ -12,7 +20,7 @@ def stratified_split(
     fractions: Mapping[str, float],
     seed: int,
     copies: Sequence[NDArray[np.int64]] = (),
-    names: Sequence[str] | None = None,
+    names: Iterable[str] | None = None,
 ) -> dict[str, NDArray[np.int64]]:
     """Deal the rows of every class out to the named splits in the given proportions.
 
@@ -37,16 +45,16 @@ def stratified_split(
     lead_N = np.arange(len(labels))
     for group in copies:
         lead_N[group] = group[:1]
-    leads_N = lead_N == np.arange(len(labels))
-    parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in fractions}
-    for value in np.unique(labels):
-        rows = np.flatnonzero((labels == value) & leads_N)
-        rows = generator.permutation(rows) if names is None else rows[by_hash([names[row] for row in rows.tolist()], seed)]
+    leads = np.flatnonzero(lead_N == np.arange(len(labels)))
+    hash_N = None if names is None else hashes(names, seed)
+    split_N = np.full(len(labels), -1)
+    for at in _alike(labels[leads]):
+        rows = leads[at]
+        rows = generator.permutation(rows) if hash_N is None else rows[np.argsort(hash_N[rows], kind="stable")]
         cuts = np.round(np.cumsum(shares)[:-1] * len(rows)).astype(np.int64)
-        for name, part in zip(parts, np.split(rows, cuts), strict=True):
-            parts[name].append(part)
-    empty = np.empty(0, dtype=np.int64)
-    return {name: np.flatnonzero(np.isin(lead_N, np.concatenate([empty, *chunks]))) for name, chunks in parts.items()}
+        for number, part in enumerate(np.split(rows, cuts)):
+            split_N[part] = number
+    return {name: np.flatnonzero(split_N[lead_N] == number) for number, name in enumerate(fractions)}
 
 
 def named_split(split: Sequence[str] | NDArray[np.str_], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
@@ -83,8 +91,8 @@ def grouped_split(
     """
     names, shares = list(fractions), _checked_shares(fractions)
     group_names, group_N = np.unique(np.asarray(groups), return_inverse=True)
-    by_group = np.split(np.argsort(group_N, kind="stable"), np.cumsum(np.bincount(group_N))[:-1])
-    order = by_hash(group_names.tolist(), seed)
+    by_group = _alike(group_N)
+    order = np.argsort(hashes(group_names.tolist(), seed), kind="stable")
     total_K = np.bincount(labels)
     lacking_SK = shares[:, None] * total_K
     chosen: dict[str, list[NDArray[np.int64]]] = {name: [] for name in names}
@@ -98,10 +106,22 @@ def grouped_split(
     return {name: np.sort(np.concatenate([empty, *rows])) for name, rows in chosen.items()}
 
 
-def by_hash(names: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """The order of names by a hash of theirs: as good as shuffled, and a name keeps its place among the others."""
-    keys = [hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names]
-    return np.argsort(np.frombuffer(b"".join(keys), dtype=">u8"), kind="stable")
+def hashes(names: Iterable[str], seed: int) -> NDArray[np.uint64]:
+    """A number for each name: in their order names are as good as shuffled, and each keeps its place among the others."""
+    start = hashlib.blake2b(f"{seed}\0".encode(), digest_size=8)
+
+    def digest(name: str) -> bytes:
+        whole = start.copy()
+        whole.update(name.encode("utf-8", "surrogateescape"))
+        return whole.digest()
+
+    return np.frombuffer(b"".join(map(digest, names)), dtype=">u8").astype(np.uint64)
+
+
+def _alike(values: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows of each value, in the order of the values."""
+    starts = np.unique(np.sort(values), return_index=True)[1]
+    return np.split(np.argsort(values, kind="stable"), starts)[1:]
 
 
 def _checked_shares(fractions: Mapping[str, float]) -> NDArray[np.float64]:

@@ -41,10 +41,11 @@ def default_folder() -> Path:
 def fingerprint(root: Path, paths: Sequence[str]) -> str:
     """A name for the state of these files below `root`: another one once a file is added, removed, changed or renamed."""
     digest = hashlib.sha256(str(VERSION).encode())
+    folder = str(root)
     for path in paths:
         try:
-            stat = (root / path).stat()
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
+            about = os.stat(os.path.join(folder, path))  # noqa: PTH116, PTH118  # Path would take three times as long
+            state = f"{about.st_size} {about.st_mtime_ns}"
         except OSError:
             state = "missing"
         digest.update(f"\n{path}\0{state}".encode("utf-8", "surrogateescape"))

@@ -4,7 +4,7 @@ Shapes: B images a batch, C channels, H x W pixels, N files.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -42,12 +42,17 @@ class Paths(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        start, end = self._ends[index % len(self) : index % len(self) + 2].tolist()
-        return bytes(self._bytes[start:end].numpy()).decode("utf-8", "surrogateescape")
+        if not isinstance(index, slice):
+            if not -len(self) <= index < len(self):
+                raise IndexError(index)
+            return self[index % len(self) : index % len(self) + 1][0]
+        end_N, content = self._ends.numpy(), self._bytes.numpy().data
+        places = zip(end_N[:-1][index].tolist(), end_N[1:][index].tolist(), strict=True)
+        return [str(content[start:end], "utf-8", "surrogateescape") for start, end in places]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), 4096):  # one at a time would take ten times as long
+            yield from self[start : start + 4096]
 
     @property
     def nbytes(self) -> int:

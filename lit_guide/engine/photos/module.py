@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lit_guide.engine.data.base import DataModule, Source
+from lit_guide.engine.data.base import ImageDataModule, Source, check_classes
 from lit_guide.engine.data.splits import grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
@@ -52,7 +53,7 @@ class Listing:
     notes: Sequence[str] = ()
 
 
-class PhotoData(DataModule):
+class PhotoData(ImageDataModule):
     r"""Splits, loaders and transforms for image files.
 
     Training images: a random part of the image, scaled to `image_size`, mirrored by chance (the recipe of Inception and ResNet;
@@ -79,12 +80,12 @@ class PhotoData(DataModule):
 
     def __init__(
         self,
-        image_size: int = 224,
+        image_size: PositiveInt = 224,
         crop: float = 0.875,
         min_area: float = 0.08,
         flip: bool = True,
         auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none",
-        erasing: float = 0.0,
+        erasing: ClosedUnitInterval = 0.0,
         statistics: Literal["compute", "imagenet"] = "imagenet",
         group_pattern: str | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
@@ -92,9 +93,8 @@ class PhotoData(DataModule):
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        # Shift, rotate and flip on the device are for small images in memory.
-        super().__init__(image_size=image_size, statistics=statistics, shift=0.0, rotate=0.0, flip=False, **kwargs)
-        for name, value, low in (("crop", crop, 0.1), ("min_area", min_area, 0.001), ("erasing", erasing, 0.0)):
+        super().__init__(image_size=image_size, statistics=statistics, **kwargs)
+        for name, value, low in (("crop", crop, 0.1), ("min_area", min_area, 0.001)):
             if not low <= value <= 1:
                 raise ConfigError(f"data.{name} is {value}; it must be from {low} to 1.")
         try:
@@ -103,9 +103,9 @@ class PhotoData(DataModule):
             raise ConfigError(f"data.group_pattern is no regular expression: {error}.") from None
         if self.group_pattern is not None and self.group_pattern.groups != 1:
             raise ConfigError(f"data.group_pattern {group_pattern} must have one group in brackets, such as (patient\\d+)_.")
-        self.size = image_size
+        self.size: int = image_size
         self.crop: float | None = crop
-        self.min_area, self.mirror, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
+        self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
         self.on_bad_image, self.cache = on_bad_image, cache
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else None
 
@@ -175,8 +175,8 @@ class PhotoData(DataModule):
             at_N = np.full(len(good_N), -1)
             at_N[row_T] = np.arange(len(row_T))
             copies = [at_N[group][at_N[group] >= 0] for group in duplicates]
-            names = [self.listing.paths[row] for row in row_T.tolist()]
-            parts = stratified_split(labels_T, shares, self.split_seed, copies, names)
+            names = list(self.listing.paths)
+            parts = stratified_split(labels_T, shares, self.split_seed, copies, (names[row] for row in row_T.tolist()))
         else:
             parts = grouped_split(labels_T, self._groups(row_T), shares, self.split_seed)
         return {name: given[name] if name in given else row_T[parts[name]] for name in self.fractions}
@@ -194,7 +194,7 @@ class PhotoData(DataModule):
         return TrainTransform(
             self.size,
             self.min_area,
-            self.mirror,
+            self.flip,
             extra() if extra is not None else None,
             v2.RandomErasing(self.erasing) if self.erasing else None,
         )
@@ -204,10 +204,17 @@ class PhotoData(DataModule):
         """The shorter side, in pixels, that evaluation scales an image to; a cache keeps this size."""
         return round(self.size / (self.crop or 1.0))
 
+    # A model is built from these two before any file is opened: arguments are parsed in no time.
+
+    @property
+    def class_names(self) -> list[str]:
+        """The K class names, as the files are listed; index i of the logits is class_names[i]."""
+        check_classes(self.listing.class_names)
+        return self.listing.class_names
+
     @cached_property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that the network gets."""
-        self.source  # noqa: B018  # what is wrong with the files is said before a network is built
         return (3, self.size, self.size)
 
     def auto_workers(self) -> int:
@@ -225,11 +232,11 @@ class PhotoData(DataModule):
 
     def _groups(self, rows: NDArray[np.int64]) -> list[str]:
         assert self.group_pattern is not None
-        groups: list[str] = []
+        names, groups = list(self.listing.paths), []
         for row in rows.tolist():
-            match = self.group_pattern.search(self.listing.paths[row])
+            match = self.group_pattern.search(names[row])
             if match is None or not match[1]:
-                raise ConfigError(f"data.group_pattern {self.group_pattern.pattern} finds nothing in {self.listing.paths[row]}.")
+                raise ConfigError(f"data.group_pattern {self.group_pattern.pattern} finds nothing in {names[row]}.")
             groups.append(match[1])
         return groups
 

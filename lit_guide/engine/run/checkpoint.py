@@ -1,32 +1,27 @@
-"""Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line.
-
-Writing them so that a crash never leaves half a file.
-"""
+"""Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line."""
 
 import inspect
-import os
 import pickle
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning_utilities.core.apply_func import apply_to_collection
+from lightning.pytorch import LightningModule
 
+from lit_guide.engine.allowed import is_allowed
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.run.runs import whole_file
 from lit_guide.engine.run.weights import SUFFIX, read_weights
-from lit_guide.model import LitClassifier
-from lit_guide.networks import network_names
+
+M = TypeVar("M", bound=LightningModule)
+CODE = ("class_path", "_class_path", "_instantiator")  # keys by which jsonargparse and Lightning would import what is named
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint of `LitClassifier`, or its .safetensors, onto the CPU; only tensors and plain values are accepted.
+    """Load a checkpoint, or a .safetensors, onto the CPU; only tensors and plain values are accepted.
 
     Returns:
-        The Lightning checkpoint, its "hyper_parameters" checked: arguments of `LitClassifier`, all plain values.
+        The Lightning checkpoint; "hyper_parameters" are plain values, empty where the model kept none, and `crop` is on its own.
 
     Raises:
         ConfigError: the path is a URL or is not there.
@@ -48,36 +43,63 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # unpickling what is no pickle raises anything
         raise UserError(f"{path} can't be read; it is truncated or not a checkpoint{_in_brackets(str(error))}."
-                            f"{_alternative(path)}") from None  # fmt: skip
-    hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+                        f"{_alternative(path)}") from None  # fmt: skip
+    hyper_parameters = checkpoint.setdefault("hyper_parameters", {}) if isinstance(checkpoint, dict) else None
     if not isinstance(hyper_parameters, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is not a checkpoint of LitClassifier: it has no hyper_parameters.{_alternative(path)}")
+        raise UserError(f"{path} is not a checkpoint of a LightningModule.{_alternative(path)}")
     try:
         fault = _fault_in(hyper_parameters)
     except RecursionError:
         fault = "its hyperparameters are nested too deeply"
     if fault:
         raise UserError(f"{path} was refused: {fault}. Nothing that it names was imported.")
+    checkpoint.setdefault("crop", hyper_parameters.pop("crop", None))  # until version 0.1 a hyperparameter of the model
     loaded: dict[str, Any] = checkpoint
     return loaded
 
 
-def load_classifier(path: str | Path) -> LitClassifier:
-    """The trained model of a checkpoint, on the CPU, in float32 and evaluation mode; the data are not needed.
+def check_hyper_parameters(checkpoint: Mapping[str, Any], model: type[LightningModule], path: str | Path) -> None:
+    """Refuse hyperparameters that a class of models can't be built from.
 
     Raises:
-        As `read_checkpoint`.
+        UserError: it does not take one of them, or needs others; the message names them.
+    """
+    saved, takes = checkpoint["hyper_parameters"], inspect.signature(model.__init__).parameters
+    if not saved:
+        kept = "self.save_hyperparameters() in its __init__ keeps them"
+        raise UserError(
+            f"{path} is not a checkpoint of {model.__name__}: it has no hyper_parameters; {kept}.{_alternative(Path(path))}"
+        )
+    # `weights` is no key of a checkpoint of ours: it would start a download.
+    strange = [key for key in saved if key not in takes or key in ("self", "weights")]
+    if strange:
+        raise UserError(
+            f"{path} was refused: its hyperparameters hold {strange[0]!r}, which {model.__name__} does not take. "
+            "If it is of another class, give that with --model CLASS. Nothing that it names was imported."
+        )
+    needed = [key for key, value in takes.items() if key != "self" and value.default is inspect.Parameter.empty]
+    needed = [key for key in needed if takes[key].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD] + ["optimizer"]
+    if missing := [key for key in needed if key in takes and key not in saved]:
+        raise UserError(f"{path} was refused: its hyperparameters lack {', '.join(missing)}, which {model.__name__} takes.")
+
+
+def load_model(path: str | Path, model: type[M]) -> tuple[M, dict[str, Any]]:
+    """The trained model of a checkpoint, on the CPU, in float32 and evaluation mode, and the checkpoint; the data are not needed.
+
+    Raises:
+        As `read_checkpoint` and `check_hyper_parameters`.
     """
     checkpoint = read_checkpoint(path)
+    check_hyper_parameters(checkpoint, model, path)
     try:
-        model = LitClassifier(**checkpoint["hyper_parameters"])
+        built = model(**checkpoint["hyper_parameters"])
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: its hyperparameters do not fit LitClassifier: {error}") from None
+        raise UserError(f"{path}: its hyperparameters do not fit {model.__name__}: {error}") from None
     try:
-        model.load_state_dict(checkpoint["state_dict"])
+        built.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError) as error:
         raise UserError(f"{path}: its weights do not fit the network it names: {error}") from None
-    return model.float().eval()
+    return built.float().eval(), checkpoint
 
 
 def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str | Path) -> None:
@@ -92,10 +114,11 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
         UserError: other classes; with both lists.
         ConfigError: another network or input size.
     """
-    check_classes(checkpoint, now["class_names"], path)
     saved = checkpoint["hyper_parameters"]
-    for key in ("network", "network_args", "input_shape"):
-        if saved.get(key) != now[key]:
+    if "class_names" in saved and "class_names" in now:
+        check_classes(checkpoint, now["class_names"], path)
+    for key in {"network", "network_args", "input_shape"} & set(saved) & set(now):
+        if saved[key] != now[key]:
             raise ConfigError(
                 f"{path} was trained with {key} {saved.get(key)}, but {now[key]} is given. "
                 f"Take {'data.image_size' if key == 'input_shape' else f'model.{key}'} back, or train anew."
@@ -116,91 +139,28 @@ def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], pat
         )
 
 
-class CheckpointWriter(TorchCheckpointIO):
-    """Writes checkpoints in a thread of its own, one at a time; training goes on once the tensors are copied.
-
-    A file gets its name when it is whole and on the disk. Until then the one before it keeps that name.
-    """
-
-    def __init__(self) -> None:
-        self._thread: ThreadPoolExecutor | None = None
-        self._writing: Future[None] | None = None
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Copy the checkpoint and begin to write it.
-
-        Raises:
-            UserError: the checkpoint before this one could not be written.
-        """
-        self.wait()
-        copied = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
-        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint-writer")
-        self._writing = self._thread.submit(_write, copied, Path(path))
-
-    def wait(self) -> None:
-        """Wait until nothing is being written.
-
-        Raises:
-            UserError: it could not be written; the message says why.
-        """
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
-
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load one that may be on its way, or a .safetensors."""
-        self.wait()
-        if Path(path).suffix == SUFFIX:
-            return read_weights(Path(path))
-        return super().load_checkpoint(path, *args, **kwargs)
-
-    def teardown(self) -> None:
-        """Finish; Lightning calls it at the end of a run, however it ends."""
-        try:
-            self.wait()
-        finally:
-            if self._thread is not None:
-                self._thread.shutdown()
-                self._thread = None
-
-
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    torch.serialization.set_crc32_options(False)  # torch.load never looks at it, and it is most of the work of writing
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial, partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError after the first failed write
-        cause = error if isinstance(error, OSError) else error.__context__
-        reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
-        kept = f" The {path.name} from before is whole." if path.is_file() else ""
-        raise UserError(f"{path} can't be written: {reason}.{kept} Make room, then go on with: fit --run DIR") from None
-
-
 def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
-    """What makes these hyperparameters unfit to be passed to `LitClassifier`; empty where nothing does."""
-    # `weights` is no key of a checkpoint of ours: it would start a download.
-    known = set(inspect.signature(LitClassifier.__init__).parameters) - {"self", "weights"}
+    """What makes hyperparameters unfit to be passed to any class; empty where nothing does."""
     for key, value in hyper_parameters.items():
-        if key not in known:
-            return f"its hyperparameters hold {key!r}, which LitClassifier does not take"
-        if not _is_plain(value):
+        if not _is_plain({key: value}):
             return f"its hyperparameter {key!r} is no plain value"
         name = value.get("name") if isinstance(value, dict) else value
-        if key in ("optimizer", "scheduler") and value is not None and not (isinstance(name, str) and name.isidentifier()):
+        if key in ("optimizer", "scheduler", "loss") and value is not None and not _is_class_name(name):
             return f"its hyperparameter {key!r} is {str(name)!r}, not the name of a class"
-        if key == "network" and value not in network_names():
+        if key == "network" and not _is_class_name(name):
             return f"its network {str(value)!r} is none of lit-guide's"
-    missing = [key for key in ("class_names", "input_shape", "mean", "std", "optimizer") if key not in hyper_parameters]
-    return f"its hyperparameters lack {', '.join(missing)}" if missing else ""
+    return ""
+
+
+def _is_class_name(name: Any) -> bool:
+    """Whether this is a bare name, which imports nothing, or the path of a class that may be imported."""
+    return isinstance(name, str) and (name.isidentifier() or ("." in name and is_allowed(name)))
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(isinstance(k, str) and k not in ("class_path", "_instantiator") and _is_plain(v) for k, v in value.items())
-    if isinstance(value, list):
+        return all(isinstance(k, str) and k not in CODE and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, str | bool | int | float)
 

@@ -49,7 +49,7 @@ def enter_run_dir(path: Path) -> None:
     """
     if is_first():
         os.environ[RUN_DIR_VARIABLE] = str(path)
-    if fcntl is None or not _is_first_of_all():
+    if not _is_first_of_all() or fcntl is None:
         return
     _held.close()
     with contextlib.suppress(OSError):  # a file system without locks

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def write_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint's weights, its hyperparameters as JSON beside them in the file's header.
 
     Args:
-        checkpoint: what `read_checkpoint` returned.
+        checkpoint: as `read_checkpoint` returns it; hyperparameters are left out where JSON can't hold them.
         path: the file; it gets its name when it is whole.
 
     Raises:
@@ -28,7 +29,9 @@ def write_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
     """
     # Cloned: safetensors refuses tensors that share memory, as tied weights do, and other layouts, such as channels_last.
     weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint["state_dict"].items()}
-    about = {"hyper_parameters": json.dumps(checkpoint["hyper_parameters"]), "version": __version__}
+    about = {"version": __version__, "crop": json.dumps(checkpoint.get("crop"))}
+    with suppress(TypeError):
+        about["hyper_parameters"] = json.dumps(checkpoint["hyper_parameters"])
     try:
         with whole_file(path) as partial:
             partial.write_bytes(safetensors.torch.save(weights, about))
@@ -46,8 +49,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
         checkpoint = {"state_dict": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  # no mapping
-    if "hyper_parameters" in about:
-        checkpoint["hyper_parameters"] = json.loads(about["hyper_parameters"])
+    checkpoint |= {key: json.loads(about[key]) for key in ("hyper_parameters", "crop") if key in about}
     # Lightning asks a checkpoint for these before it takes the weights out.
     nothing: dict[str, Any] = {"epoch": 0, "global_step": 0, "optimizer_states": [], "lr_schedulers": []}
     return {**checkpoint, **nothing, "pytorch-lightning_version": lightning.__version__}

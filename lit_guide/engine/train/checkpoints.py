@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import distributed
 
 from lit_guide.engine.errors import Stopped, UserError
-from lit_guide.engine.run.checkpoint import CheckpointWriter
-from lit_guide.engine.train.report import MetricsCSV
+from lit_guide.engine.train.metrics import MetricsCSV
 from lit_guide.engine.train.stop import Stop
+from lit_guide.engine.train.writer import CheckpointWriter
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -135,6 +135,7 @@ class LastCheckpoint(Checkpoint):
         loss = trainer.callback_metrics.get("val/loss")
         checkpoint["val_loss"] = None if loss is None else float(loss)
         checkpoint["plateau_due"] = self._plateau_due
+        checkpoint["crop"] = getattr(trainer.datamodule, "crop", None)  # type: ignore[attr-defined]  # Lightning sets it
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take that over; a checkpoint of plain Lightning has none of it."""

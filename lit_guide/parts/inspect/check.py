@@ -9,51 +9,42 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 from torch import Tensor
 
 from lit_guide.engine.data.augment import to_float
-from lit_guide.engine.data.base import DataModule
+from lit_guide.engine.data.base import ImageDataModule, Source
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.cache import remember
 from lit_guide.engine.photos.examine import Examined, difference_hash, examine, near_duplicates
-from lit_guide.engine.photos.module import PhotoData
+from lit_guide.engine.photos.module import Listing, PhotoData
 
 HUGE = 24_000_000  # pixels: decoding one takes as long as decoding a hundred of 500 x 375
 ENLARGED = 4  # a photo smaller than the network's input by more than this factor shows little
 FEW = 4  # training images of a class, under which it can hardly be learned
 UNEVEN = 10  # times as many images in one class as in another, from which on it is worth a word
 CLASSES_SHOWN, ITEMS_SHOWN, LONGEST = 20, 5, 300  # classes, items of a finding, and characters of an item on the screen
+Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that was found.
-
-    Attributes:
-        kind: its name in data_check.json.
-        wrong: whether it makes training or its scores worthless; otherwise it is worth a look.
-        what: in words, with what to do.
-        items: the files or rows.
-    """
+    """One kind of thing that was found. What is `wrong` makes training or its scores worthless, the rest is worth a look."""
 
     kind: str
     wrong: bool
     what: str
-    items: list[str]
+    items: list[str]  # the files or rows
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that `check` found.
+    """All that `check` found, the worst first, in so many images, bad ones included.
 
     Attributes:
-        images: how many there are, bad ones included.
-        class_names: the K classes.
-        splits: split name -> images of each class that can be used.
-        findings: the worst first.
+        splits: split name -> images of each of the K classes that can be used.
         bad_files: paths of the files that can't be decoded.
     """
 
@@ -74,24 +65,16 @@ class Report:
         return {"ok": not self.wrong, "images": self.images, "splits": splits, "findings": [asdict(f) for f in self.findings]}
 
 
-def check(data: DataModule, near_bits: int = 5) -> Report:
+def check(data: ImageDataModule, near_bits: int = 5) -> Report:
     """Decode every image of a source and look for what is wrong with the set.
 
-    Args:
-        data: the source.
-        near_bits: images are near duplicates if the 64 bits of their difference hashes differ in so many at most.
+    Images are near duplicates if the 64 bits of their difference hashes differ in `near_bits` at most.
 
     Raises:
         ConfigError: there is no such source.
     """
     try:
-        if isinstance(data, PhotoData) and data.on_disk:
-            return _check_files(data, near_bits)
-        source = data.source
-        names: Sequence[str] = [f"row {row}" for row in range(len(source.labels_N))]
-        examined = _examine_samples(data)
-        findings = list(_about_images(names, source.labels_N, data.rows, examined, near_bits, source.rows is not None))
-        return _report(names, source.labels_N, source.class_names, data.rows, findings, [])
+        return _check(data, near_bits)
     except ConfigError:
         raise
     except UserError as error:
@@ -100,12 +83,10 @@ def check(data: DataModule, near_bits: int = 5) -> Report:
 
 def print_report(report: Report) -> None:
     """The table of classes and the table of findings, on the screen."""
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if report.splits:
-        table = Table(title="Images", title_justify="left")
-        table.add_column("class", overflow="fold")
-        for name in report.splits:
-            table.add_column(name, justify="right")
+        columns = [Column("class", overflow="fold"), *(Column(name, justify="right") for name in report.splits)]
+        table = Table(*columns, title="Images", title_justify="left")
         for k, name in enumerate(report.class_names[:CLASSES_SHOWN]):
             table.add_row(_printable(name), *(f"{counts[k]:,}" for counts in report.splits.values()))
         if len(report.class_names) > CLASSES_SHOWN:
@@ -114,114 +95,91 @@ def print_report(report: Report) -> None:
         table.add_row("all", *(f"{sum(counts):,}" for counts in report.splits.values()))
         console.print(table)
     if report.findings:
-        table = Table(title="Findings", title_justify="left", show_lines=True)
-        for heading in ("", "what", "count", "such as"):
-            table.add_column(heading, overflow="fold", justify="right" if heading == "count" else "left")
+        aligned: dict[str, Any] = {"": "left", "what": "left", "count": "right", "such as": "left"}
+        columns = [Column(heading, overflow="fold", justify=side) for heading, side in aligned.items()]
+        table = Table(*columns, title="Findings", title_justify="left", show_lines=True)
         for finding in report.findings:
-            mark = "[red]wrong[/red]" if finding.wrong else "[yellow]look[/yellow]"
+            mark = Text("wrong", "red") if finding.wrong else Text("look", "yellow")
             shown = "\n".join(item if len(item) <= LONGEST else f"{item[:LONGEST]} ..." for item in finding.items[:ITEMS_SHOWN])
-            table.add_row(mark, escape(finding.what), f"{len(finding.items):,}" if finding.items else "", _printable(shown))
+            table.add_row(mark, finding.what, f"{len(finding.items):,}" if finding.items else "", _printable(shown))
         console.print(table)
 
 
 def _printable(text: str) -> str:
-    """A file's name need not be UTF-8, and may have brackets in it."""
-    return escape(text.encode(errors="surrogateescape").decode(errors="replace"))
+    """A file's name need not be UTF-8."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _check_files(data: PhotoData, near_bits: int) -> Report:
-    listing = data.listing
-    paths, labels_N = listing.paths, listing.labels_N
-    examined = examine(listing.root, paths)
-    remember(listing.root, paths, data.cache_dir, examined)
-    good_N = np.ones(len(paths), dtype=bool)
-    good_N[list(examined.bad)] = False
-    rows = data.divide(good_N, examined.duplicates)
-    findings = [
-        *_about_images(paths, labels_N, rows, examined, near_bits, given=listing.rows is not None),
-        *(
-            Finding("empty_split", name != "val", f"the {name} split got no image: add some, or change its fraction", [])
-            for name, share in data.fractions.items()
-            if share > 0 and not len(rows[name])
-        ),
-        *_about_sizes(paths, examined, data.size),
-        *(Finding("listing", False, note, []) for note in listing.notes),
-    ]
-    bad = [str(listing.root / paths[index]) for index in examined.bad]
-    return _report(paths, labels_N, listing.class_names, rows, findings, bad)
-
-
-def _report(
-    names: Sequence[str],
-    labels_N: NDArray[np.int64],
-    class_names: list[str],
-    rows: Mapping[str, NDArray[np.int64]],
-    findings: list[Finding],
-    bad_files: list[str],
-) -> Report:
-    K = len(class_names)
+def _check(data: ImageDataModule, near_bits: int) -> Report:
+    others, bad_files = list[Finding](), list[str]()
+    if isinstance(data, PhotoData) and data.on_disk:
+        listing = data.listing
+        source: Listing | Source = listing
+        names = listing.paths
+        examined = examine(listing.root, names)
+        remember(listing.root, names, data.cache_dir, examined)
+        good_N = np.ones(len(names), dtype=bool)
+        good_N[list(examined.bad)] = False
+        rows: Mapping[str, Int64] = data.divide(good_N, examined.duplicates)
+        empty = [name for name, share in data.fractions.items() if share > 0 and not len(rows[name])]
+        advice = "split got no image: add some, or change its fraction"
+        others = [Finding("empty_split", name != "val", f"the {name} {advice}", []) for name in empty]
+        others += [*_about_sizes(names, examined, data.size), *(Finding("listing", False, note, []) for note in listing.notes)]
+        bad_files = [str(listing.root / names[index]) for index in examined.bad]
+    else:
+        source, rows = data.source, data.rows
+        names, examined = [f"row {row}" for row in range(len(source.labels_N))], _examine_samples(source)
+    labels_N, K = source.labels_N, len(source.class_names)
     in_range_N = (labels_N >= 0) & (labels_N < K)
     splits = {name: np.bincount(labels_N[r][in_range_N[r]], minlength=K).tolist() for name, r in rows.items()}
-    findings = sorted([*findings, *_about_classes(splits, class_names)], key=lambda finding: not finding.wrong)
-    return Report(len(names), class_names, splits, findings, bad_files)
+    images = _about_images(names, labels_N, rows, examined, near_bits, given=source.rows is not None)
+    findings = sorted([*images, *others, *_about_classes(splits, source.class_names)], key=lambda finding: not finding.wrong)
+    return Report(len(names), source.class_names, splits, findings, bad_files)
+
+
+def _found(kind: str, wrong: bool, what: str, items: list[str]) -> list[Finding]:
+    return [Finding(kind, wrong, what, items)] if items else []
 
 
 def _about_images(
-    names: Sequence[str],
-    labels_N: NDArray[np.int64],
-    rows: Mapping[str, NDArray[np.int64]],
-    examined: Examined,
-    near_bits: int,
-    given: bool,
+    names: Sequence[str], labels_N: Int64, rows: Mapping[str, Int64], examined: Examined, near_bits: int, given: bool
 ) -> Iterator[Finding]:
     """Bad images, and images that are there more than once; `given`: whether the set came with its splits."""
+    bad = [f"{names[index]}: {reason}" for index, reason in examined.bad.items()]
+    yield from _found("unreadable", True, "can't be used", bad)
     split_N = np.full(len(names), "", dtype="U5")
     for name, indices in rows.items():
         split_N[indices] = name
-    if examined.bad:
-        yield Finding(
-            "unreadable", True, "can't be used", [f"{names[index]}: {reason}" for index, reason in examined.bad.items()]
-        )
     equal = {index: number for number, group in enumerate(examined.duplicates) for index in group}
     near = [g for g in near_duplicates(examined.dhash_N, near_bits) if len({equal.get(index, -1 - index) for index in g}) > 1]
+    mend = "" if given else "; data.group_pattern keeps such images together"
     for groups, kind, sign, words in (
         (examined.duplicates, "equal", " = ", "the same image"),
         (near, "near", " ~ ", "nearly the same image"),
     ):
-        across = [group for group in groups if len({split_N[index] for index in group}) > 1]
-        unsure = [group for group in groups if len({labels_N[index] for index in group}) > 1]
-        within = [group for group in groups if group not in unsure and len({split_N[index] for index in group}) == 1]
-        mend = "" if given else "; data.group_pattern keeps such images together"
-        for found, what, wrong, where in (
-            (
-                across,
-                "across_splits",
-                kind == "equal" or given,
-                f"in more than one split (a leak): scores on it mean nothing{mend}",
-            ),
-            (unsure, "classes", kind == "equal", "in more than one class"),
-            (within, "within_split", False, "more than once in a split"),
-        ):
-            if found:
-                items = [sign.join(f"{split_N[index]} {names[index]}".strip() for index in group) for group in found]
-                yield Finding(f"{kind}_{what}", wrong, f"{words} {where}", items)
+        told = [(sign.join(f"{split_N[index]} {names[index]}".strip() for index in group), group) for group in groups]
+        across = [item for item, group in told if len(set(split_N[group])) > 1]
+        unsure = [item for item, group in told if len(set(labels_N[group])) > 1]
+        within = [item for item, group in told if len(set(split_N[group])) == len(set(labels_N[group])) == 1]
+        leak = f"{words} in more than one split (a leak): scores on it mean nothing{mend}"
+        yield from _found(f"{kind}_across_splits", kind == "equal" or given, leak, across)
+        yield from _found(f"{kind}_classes", kind == "equal", f"{words} in more than one class", unsure)
+        yield from _found(f"{kind}_within_split", False, f"{words} more than once in a split", within)
 
 
 def _about_sizes(names: Sequence[str], examined: Examined, size: int) -> Iterator[Finding]:
     width_N, height_N = examined.width_N.astype(np.int64), examined.height_N.astype(np.int64)
     good_N = width_N > 0
+    tiny_N, huge_N = good_N & (np.minimum(width_N, height_N) * ENLARGED < size), width_N * height_N > HUGE
     for kind, chosen_N, what in (
-        ("tiny", good_N & (np.minimum(width_N, height_N) * ENLARGED < size), f"enlarged more than {ENLARGED} times to {size} px"),
-        ("huge", width_N * height_N > HUGE, "slow to decode: scale them down, or use data.cache disk"),
+        ("tiny", tiny_N, f"enlarged more than {ENLARGED} times to {size} px"),
+        ("huge", huge_N, "slow to decode: scale them down, or use data.cache disk"),
     ):
-        items = [f"{names[index]}: {width_N[index]} x {height_N[index]}" for index in np.flatnonzero(chosen_N).tolist()]
-        if items:
-            yield Finding(kind, False, what, items)
-    others = np.flatnonzero(good_N & (examined.mode_N != "RGB")).tolist()
-    if others:
-        yield Finding(
-            "mode", False, "not plain RGB; converted", [f"{names[index]}: {examined.mode_N[index]}" for index in others]
-        )
+        sizes = [f"{names[index]}: {width_N[index]} x {height_N[index]}" for index in np.flatnonzero(chosen_N).tolist()]
+        yield from _found(kind, False, what, sizes)
+    other_N = good_N & (examined.mode_N != "RGB")
+    modes = [f"{names[index]}: {examined.mode_N[index]}" for index in np.flatnonzero(other_N).tolist()]
+    yield from _found("mode", False, "not plain RGB; converted", modes)
 
 
 def _about_classes(splits: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> Iterator[Finding]:
@@ -232,27 +190,24 @@ def _about_classes(splits: Mapping[str, Sequence[int]], class_names: Sequence[st
         if lacking and (sum(count_K) or split == "train"):
             yield Finding("absent", split == "train", f"classes without an image in {split}", lacking)
     few = [f"{name}: {count}" for name, count in zip(class_names, splits.get("train", []), strict=False) if 0 < count < FEW]
-    if few:
-        yield Finding("few", False, f"classes with fewer than {FEW} training images", few)
+    yield from _found("few", False, f"classes with fewer than {FEW} training images", few)
     train_K = [count for count in splits.get("train", []) if count]
     if train_K and max(train_K) >= UNEVEN * min(train_K):
         what = f"{max(train_K)} training images in one class, {min(train_K)} in another: see data.sampler and model.class_weights"
         yield Finding("uneven", False, what, [])
 
 
-def _examine_samples(data: DataModule) -> Examined:
+def _examine_samples(source: Source) -> Examined:
     """As `examine` does for files, for the samples of any source."""
-    source = data.source
     N = len(source.labels_N)
     found = Examined.of(N)
     equal: dict[bytes, list[int]] = {}
     for index in track(range(N), "Checking images", console=Console(stderr=True), transient=True, disable=N < 10_000):
         try:
             image_CHW, label = source.dataset[index]
+            problem = _sample_problem(image_CHW, int(label), int(source.labels_N[index]), len(source.class_names))
         except Exception as error:  # a user's own dataset raises what it likes
-            found.bad[index] = f"{type(error).__name__}: {error}"
-            continue
-        problem = _sample_problem(image_CHW, int(label), int(source.labels_N[index]), len(source.class_names))
+            problem = f"{type(error).__name__}: {error}"
         if problem is not None:
             found.bad[index] = problem
             continue

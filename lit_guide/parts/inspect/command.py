@@ -6,16 +6,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_guide.data import DataModule
-from lit_guide.engine.config.parser import ClassifierCLI, Parser
+from lit_guide.engine.config.cli import ClassifierCLI
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run import runs
+from lit_guide.fit import flags
+from lit_guide.model import LitClassifier
 from lit_guide.parts.inspect.check import check, print_report
 from lit_guide.parts.inspect.quarantine import folder_of, put_back, quarantine
-from lit_guide.parts.inspect.show import show
 
 HELP = """usage: lit-guide data check|show --config FILE [--KEY VALUE ...]
 
@@ -28,38 +27,27 @@ HELP = """usage: lit-guide data check|show --config FILE [--KEY VALUE ...]
 
 
 class DataCLI(ClassifierCLI):
-    """Look at the images before training; the recipes and flags of `fit` serve here too.
-
-    Args:
-        command: data check, or data show.
-        args: the command line after it.
-    """
+    """`data check` or `data show`, which take the recipes and flags of `fit` too: the data alone are built."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys of `fit`, and the command's own."""
         super().add_arguments_to_parser(parser)
-        default = "." if self.command == "data check" else "data_show"
-        parser.add_argument("--output", type=str, default=default, help="The folder that data_check.json, or pictures, go to.")
-        if self.command == "data check":
-            parser.add_argument(
-                "--fix",
-                type=Literal["quarantine", "undo"] | None,
-                default=None,
-                help="quarantine: move files that can't be decoded away. undo: move them back.",
-            )
-            parser.add_argument(
-                "--near_bits", type=int, default=5, help="Bits of 64 in which the hashes of near duplicates may differ."
-            )
+        looks = self.command == "data check"
+        output = "The folder that data_check.json, or pictures, go to."
+        parser.add_argument("--output", type=str, default="." if looks else "data_show", help=output)
+        if looks:
+            fix = "quarantine: move files that can't be decoded away. undo: move them back."
+            parser.add_argument("--fix", type=Literal["quarantine", "undo"] | None, default=None, help=fix)
+            near = "Bits of 64 in which the hashes of near duplicates may differ."
+            parser.add_argument("--near_bits", type=int, default=5, help=near)
         else:
             parser.add_argument("--samples", type=int, default=24, help="How many images of a training batch are drawn.")
 
-    def build(self) -> None:
-        """Build the data alone."""
-        parser = Parser()
-        parser.add_subclass_arguments(DataModule, "data")
-        if "cache" in self.config.data.init_args:
-            self.config.data.init_args.cache = "none"  # the files themselves are looked at
-        self.datamodule = parser.instantiate(Namespace(data=self.config.data)).data  # type: ignore[no-untyped-call]
+    def build(self, only: str | None = "data") -> None:
+        """Build the data alone; the files themselves are looked at, and no cache of them."""
+        if "cache" in (self.config.get("data.init_args") or {}):
+            self.config.data.init_args.cache = "none"
+        super().build(only)
 
 
 def data(args: list[str]) -> None:
@@ -73,14 +61,19 @@ def data(args: list[str]) -> None:
     if len(args) > 1 and not args[1].startswith("-"):
         hint = f"--config configs/folder.yaml --data.root {shlex.quote(args[1])}"
         raise ConfigError(f"data {args[0]} takes flags alone. Is {args[1]} a folder of photos? Then type: data {args[0]} {hint}")
-    ACTIONS[args[0]](DataCLI(f"data {args[0]}", args[1:]))
+    cli = DataCLI(f"data {args[0]}", args[1:], LitClassifier, flags())
+    cli.build()
+    ACTIONS[args[0]](cli)
 
 
 def _check(cli: DataCLI) -> None:
     config, source = cli.config, cli.datamodule
     if not 0 <= config.near_bits <= 10:
         raise ConfigError(f"--near_bits is {config.near_bits}; it must be from 0 to 10.")
-    root = _root(source) if config.fix is not None else None
+    root: Path | None = getattr(source, "folder", None) if config.fix else None
+    if config.fix and root is None:
+        what = "--fix moves the files of a folder, and these data are no folder"
+        raise ConfigError(f"{what}: mend them, or leave bad files out of the list.")
     if root is not None and config.fix == "undo":
         back = put_back(root)
         print("Put back where they were:\n" + "\n".join(f"  {path}" for path in back))
@@ -107,15 +100,6 @@ def _check(cli: DataCLI) -> None:
     print(f"{images:,} images: nothing must be mended{f'; {looks} things are worth a look' if looks else ''}.")
 
 
-def _root(source: DataModule) -> Path:
-    folder: Path | None = getattr(source, "folder", None)
-    if folder is None:
-        raise ConfigError(
-            "--fix moves the files of a folder, and these data are no folder: mend them, or leave bad files out of the list."
-        )
-    return folder
-
-
 def _output(cli: DataCLI) -> Path:
     """The folder for what is found, made and tried before hours are spent on looking."""
     output = Path(cli.config.output)
@@ -125,6 +109,8 @@ def _output(cli: DataCLI) -> Path:
 
 
 def _show(cli: DataCLI) -> None:
+    from lit_guide.parts.inspect.show import show  # it imports matplotlib
+
     if cli.config.samples < 1:
         raise ConfigError(f"--samples is {cli.config.samples}; it must be 1 or more.")
     for path in show(cli.datamodule, _output(cli), cli.config.samples):

@@ -17,16 +17,9 @@ def folder_of(root: Path) -> Path:
 
 
 def quarantine(root: Path, files: Iterable[str | Path]) -> list[Path]:
-    """Move files out of a set; `put_back` undoes it.
+    """Move those of the files that are there out of a set; returns where they are now. `put_back` undoes it.
 
     Each move is written to the undo list before it is made, so an interruption loses none.
-
-    Args:
-        root: the folder of the set.
-        files: what to move; those that are not there are left out.
-
-    Returns:
-        Where they are now.
 
     Raises:
         UserError: a file can't be moved.
@@ -55,10 +48,7 @@ def quarantine(root: Path, files: Iterable[str | Path]) -> list[Path]:
 
 
 def put_back(root: Path) -> list[Path]:
-    """Move what `quarantine` took to where it was, the last one first.
-
-    Returns:
-        Where the files are now: all that were still in quarantine.
+    """Move all that is still in quarantine to where it was, the last one first; returns where that is.
 
     Raises:
         ConfigError: nothing is in quarantine.
@@ -75,22 +65,19 @@ def put_back(root: Path) -> list[Path]:
         now, was = folder / move["now"], Path(move["was"])
         if not now.is_file():  # written down, but never moved; or taken out by hand
             continue
+        done = f"{len(back)} files were put back, then"
         if was.exists():
-            raise UserError(
-                f"{len(back)} files were put back, then: {was} is there again. Move it or {now} away, and undo once more."
-            )
+            raise UserError(f"{done}: {was} is there again. Move it or {now} away, and undo once more.")
         try:
             was.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(now, was)
         except OSError as error:
-            raise UserError(f"{len(back)} files were put back, then: {error.strerror}: {error.filename}.") from None
+            raise UserError(f"{done}: {error.strerror}: {error.filename}.") from None
         back.append(was)
     undo.unlink()
-    for inside in sorted(folder.rglob("*"), reverse=True):
+    for inside in (*sorted(folder.rglob("*"), reverse=True), folder):
         if inside.is_dir() and not any(inside.iterdir()):
             inside.rmdir()
-    if not any(folder.iterdir()):
-        folder.rmdir()
     return back
 
 

@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from lit_guide.engine.data.augment import to_float
-from lit_guide.engine.data.base import DataModule
+from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.photos.crops import resize_shorter
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLUMNS = 6
 DRAWN = 256  # pixels of the shorter side, of which the sheet shows some 180
@@ -23,16 +20,10 @@ LONGEST = 24  # characters of a file's name that fit under each other
 MOST_CLASSES = 40  # bars that can still be read
 
 
-def show(data: DataModule, folder: Path, images: int = 24) -> list[Path]:
-    """Write `batch.png`, `raw.png` and `classes.png`.
+def show(data: ImageDataModule, folder: Path, images: int = 24) -> list[Path]:
+    """Write `batch.png`, `raw.png` and `classes.png` of so many images of a training batch; returns their paths.
 
-    Args:
-        data: the source.
-        folder: where they go; made if it is not there.
-        images: how many images of a training batch are shown.
-
-    Returns:
-        The three files.
+    The folder is made if it is not there.
     """
     order = data.train_dataloader().batch_sampler
     assert order is not None  # it has a batch size
@@ -59,15 +50,8 @@ def show(data: DataModule, folder: Path, images: int = 24) -> list[Path]:
     return written
 
 
-def contact_sheet(images: Sequence[Tensor], titles: Sequence[str]) -> "Figure":
-    """Images in rows of six, each with its title.
-
-    Args:
-        images: (C, H, W) each, uint8 or floating point from 0 to 1; 1 channel is drawn grey, the first 3 as RGB.
-        titles: as many.
-    """
-    from matplotlib.figure import Figure
-
+def contact_sheet(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
+    """Images (C, H, W) in rows of six under their titles, uint8 or from 0 to 1; 1 channel is drawn grey, the first 3 as RGB."""
     down = -(-len(images) // COLUMNS)
     figure = Figure(figsize=(1.9 * COLUMNS, 2.2 * down), layout="constrained")
     for at, axes in enumerate(figure.subplots(down, COLUMNS, squeeze=False).flat):
@@ -79,10 +63,8 @@ def contact_sheet(images: Sequence[Tensor], titles: Sequence[str]) -> "Figure":
     return figure
 
 
-def class_chart(class_names: Sequence[str], counts: dict[str, Sequence[int]]) -> "Figure":
+def class_chart(class_names: Sequence[str], counts: dict[str, Sequence[int]]) -> Figure:
     """Bars of images a class, the splits side by side; of many classes the largest and the smallest."""
-    from matplotlib.figure import Figure
-
     train_K = np.asarray(counts["train"])
     order = np.argsort(-train_K, kind="stable")
     left_out = max(0, len(order) - MOST_CLASSES)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_guide.engine.config.arguments import expand, find_config, last_value, long_form, with_recipes
+from lit_guide.engine.config.arguments import find_config, long_form, read_call, with_recipes
 from lit_guide.engine.errors import ConfigError
 from tests.conftest import Run
 
@@ -17,10 +17,22 @@ def test_long_form_touches_the_four_short_flags_only() -> None:
     ]
 
 
-def test_last_value_reads_both_spellings() -> None:
-    assert last_value(["--run", "a", "--run=b"], "--run") == "b"
-    assert last_value(["--run_dir", "a"], "--run") is None
-    assert last_value([], "--run") is None
+def test_what_belongs_to_the_call_is_read_in_both_spellings_and_taken_out() -> None:
+    call = read_call("fit", ["--run_dir", "a", "--name=x", "--run_dir=b", "--devices", "1", "--allow", "one", "--allow=two"])
+    assert (call.run_dir, call.allow, call.args) == ("b", ["one", "two"], ["--name=x", "--trainer.devices", "1"])
+    assert read_call("predict", ["--ckpt_path", "c", "--images", "a", "b", "--name", "x"]).images == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"), [(["--run"], "--run: expected one argument"), (["--resume", "maybe"], "neither true nor")]
+)
+def test_a_flag_of_the_call_without_its_value_is_refused(args: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_call("fit", args)
+
+
+def test_f12_flags_of_the_call_are_not_abbreviated() -> None:
+    assert read_call("fit", ["--run_di", "a"]).args == ["--run_di", "a"]  # the parser of settings refuses it
 
 
 def test_an_existing_file_comes_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,38 +46,31 @@ def test_an_existing_file_comes_before_a_shipped_recipe(tmp_path: Path, monkeypa
 
 
 def test_run_becomes_that_runs_config_and_checkpoint(trained: Path) -> None:
-    args, continued = expand("test", ["--run", str(trained), "--devices", "1"])
-    assert args == [
+    call = read_call("test", ["--run", str(trained), "--devices", "1"])
+    assert call.args == [
         "--config",
         str(trained / "config.yaml"),
-        "--ckpt_path",
-        str(trained / "checkpoints" / "best.ckpt"),
         *("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"),
-        "--run",
-        str(trained),
         "--trainer.devices",
         "1",
     ]
-    assert continued is None
-    args, continued = expand("fit", [f"--run={trained}"])
-    assert args[3] == str(trained / "checkpoints" / "last.ckpt")
-    assert continued == trained
+    assert (call.ckpt_path, call.continued) == (str(trained / "checkpoints" / "best.ckpt"), None)
+    call = read_call("fit", [f"--run={trained}"])
+    assert (call.ckpt_path, call.continued) == (str(trained / "checkpoints" / "last.ckpt"), trained)
 
 
 def test_evaluation_without_a_checkpoint_is_refused() -> None:
     with pytest.raises(ConfigError, match="--run latest"):
-        expand("predict", ["--config", "configs/digits.yaml"])
+        read_call("predict", ["--config", "configs/digits.yaml"])
 
 
 def test_resume_goes_on_from_its_own_checkpoint_once_it_has_one(trained: Path, tmp_path: Path) -> None:
     begun = ["--resume", "true", f"--ckpt_path={tmp_path / 'other.ckpt'}", "--name", "x"]
-    args, continued = expand("fit", [*begun, "--run_dir", str(tmp_path / "new")])
-    assert continued is None
-    assert last_value(args, "--ckpt_path") == str(tmp_path / "other.ckpt")
-    args, continued = expand("fit", [*begun, "--run_dir", str(trained)])
-    assert continued == trained
-    assert last_value(args, "--ckpt_path") == str(trained / "checkpoints" / "last.ckpt")
-    assert args[-2:] == ["--name", "x"]
+    call = read_call("fit", [*begun, "--run_dir", str(tmp_path / "new")])
+    assert (call.continued, call.resume, call.ckpt_path) == (None, True, str(tmp_path / "other.ckpt"))
+    call = read_call("fit", [*begun, "--run_dir", str(trained)])
+    assert (call.continued, call.ckpt_path) == (trained, str(trained / "checkpoints" / "last.ckpt"))
+    assert call.args[-2:] == ["--name", "x"]
 
 
 def test_f25_resume_in_a_file_is_refused_and_overwrites_nothing(run: Run, own_run: Path, tmp_path: Path) -> None:

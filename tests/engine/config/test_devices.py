@@ -41,7 +41,7 @@ def settings(fused: bool | None = None, **given: object) -> Namespace:
     trainer = {"accelerator": "cpu", "devices": "auto", "num_nodes": 1, "strategy": "auto", "precision": None, "plugins": None}
     trainer |= {"sync_batchnorm": False, "gradient_clip_val": None, **given}
     optimizer = Namespace(class_path="torch.optim.Adam", init_args=Namespace(fused=fused))
-    return Namespace(trainer=Namespace(**trainer), model=Namespace(optimizer=optimizer))
+    return Namespace(trainer=Namespace(**trainer), model=Namespace(init_args=Namespace(optimizer=optimizer)))
 
 
 @pytest.fixture

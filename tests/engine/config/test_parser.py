@@ -7,8 +7,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from lit_guide.engine.config.parser import ClassifierCLI
 from lit_guide.engine.errors import UserError
+from lit_guide.fit import Start, start
 from tests.conftest import Run
 
 ROOT = Path(__file__).parents[3]
@@ -17,8 +17,8 @@ OVERLAYS = sorted(ROOT.glob("configs/*/*.yaml"))
 DIGITS = ["--config", "configs/digits.yaml"]
 
 
-def parse(tmp_path: Path, *args: str) -> ClassifierCLI:
-    return ClassifierCLI("fit", [*DIGITS, "--run_dir", str(tmp_path / "run"), "--accelerator", "cpu", *args])
+def parse(tmp_path: Path, *args: str) -> Start:
+    return start("fit", [*DIGITS, "--run_dir", str(tmp_path / "run"), "--accelerator", "cpu", *args])
 
 
 def test_short_forms_stand_for_trainer_keys(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_data_facts_reach_the_model_untyped(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 12, 10, 3), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", images=images, labels=np.arange(40) % 4, class_names=["ä", "b", "c", "d"])
     args = ["--config", "configs/arrays.yaml", "--data.path", str(tmp_path / "a.npz"), "--run_dir", str(tmp_path / "run")]
-    cli = ClassifierCLI("fit", [*args, "--accelerator", "cpu"])
+    cli = start("fit", [*args, "--accelerator", "cpu"])
     assert cli.model.hparams["class_names"] == ["ä", "b", "c", "d"]
     assert cli.model.hparams["input_shape"] == [3, 12, 10]
     train = images[cli.datamodule.rows["train"]] / 255

@@ -294,22 +294,33 @@ def test_an_image_without_label_passes_unchanged():
 # --- Wrong settings
 
 
-@pytest.mark.parametrize("batch_size", [0, -3])
-def test_a_batch_size_under_one_is_refused(batch_size):
-    with pytest.raises(ConfigError, match=rf"data\.batch_size is {batch_size}"):
-        data_of(batch_size=batch_size)
-
-
 @pytest.mark.parametrize(("val", "test"), [(-0.1, 0.2), (0.1, -0.2), (0.5, 0.5), (1.0, 0.0), (0.7, 0.6), (float("nan"), 0.1)])
 def test_fractions_that_leave_nothing_to_train_on_are_refused(val, test):
     with pytest.raises(ConfigError, match=r"data\.val_fraction .* data\.test_fraction .* less than 1"):
         data_of(val_fraction=val, test_fraction=test)
 
 
-@pytest.mark.parametrize("settings", [{"image_size": 0}, {"image_size": -8}, {"shift": -0.1}, {"num_workers": -1}])
-def test_other_numbers_that_can_not_be_are_refused(settings):
-    with pytest.raises(ConfigError, match=f"data.{next(iter(settings))}"):
-        data_of(**settings)
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("batch_size", 0, "int above 0"),
+        ("batch_size", -3, "int above 0"),
+        ("batch_size", 1.5, "int above 0"),
+        ("image_size", 0, "int above 0, or null"),
+        ("image_size", -8, "int above 0, or null"),
+        ("num_workers", -1, "int of 0 or more, or 'auto'"),
+        ("mixup", -0.1, "float of 0 or more"),
+        ("cutmix", "nan", "float of 0 or more"),
+        ("shift", -0.1, "float of 0 or more"),
+        ("rotate", "far", "float of 0 or more"),
+    ],
+)
+def test_numbers_that_can_not_be_are_refused_on_the_command_line_and_in_a_file(run: Run, tmp_path, key, value, words):
+    (tmp_path / "own.yaml").write_text(f"data: {{init_args: {{{key}: {value}}}}}")
+    for args in ([f"--data.{key}", value], ["--config", "own.yaml"]):
+        outcome = run("fit", "--config", "configs/digits.yaml", *args, "--run_dir", "run")
+        assert (outcome.code, outcome.err) == (2, f"lit-guide: data.{key} is {value}: expected {words}.\n")
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

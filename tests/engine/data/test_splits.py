@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -114,6 +116,18 @@ def test_with_names_a_new_row_moves_hardly_any_other():
     shuffled = np.random.default_rng(0).permutation(600)  # the order of the list does not matter
     again = stratified_split(labels[shuffled], FRACTIONS, 0, names=[names[row] for row in shuffled])
     assert sorted(names[shuffled[row]] for row in again["test"]) == sorted(names[row] for row in before["test"])
+
+
+def test_the_splits_of_a_set_stay_what_they_were_in_earlier_versions():
+    names = [*(f"cat/фото {n}.jpg" for n in range(18)), os.fsdecode(b"odd \xff.gif"), "z.png"]
+    labels_N, copies = np.arange(20) % 2, [np.array([0, 3, 8])]
+    parts = [stratified_split(labels_N, FRACTIONS, seed, copies, names) for seed in (0, 1)]
+    assert [part["val"].tolist() for part in parts] == [[4, 17], [4, 7]]
+    assert [part["test"].tolist() for part in parts] == [[6, 11, 13, 14], [1, 6, 11, 16]]
+    unnamed = stratified_split(labels_N, FRACTIONS, 0, copies)
+    assert [unnamed["val"].tolist(), unnamed["test"].tolist()] == [[16, 17], [0, 2, 3, 5, 8, 13]]
+    grouped = grouped_split(labels_N, [str(row // 3) for row in range(20)], FRACTIONS, 0)
+    assert [grouped["val"].tolist(), grouped["test"].tolist()] == [[0, 1, 2], [15, 16, 17]]
 
 
 def test_empty_groups_of_copies_change_nothing():

@@ -220,6 +220,14 @@ def test_names_and_sizes_that_run_into_each_other_are_told_apart(tmp_path):
     assert fingerprint(tmp_path, ["ab", "c"]) != fingerprint(tmp_path, ["a", "bc"])
 
 
+def test_what_earlier_versions_remember_is_found_again(tmp_path):
+    for number, name in enumerate(("a.jpg", "фото 1.png")):
+        (tmp_path / name).write_bytes(bytes(number))
+        os.utime(tmp_path / name, ns=(0, 10**18 + 1000 * number))
+    names = ["a.jpg", "фото 1.png", os.fsdecode(b"gone \xff.gif")]
+    assert fingerprint(tmp_path, Paths(names)) == "2d95d7e501464eed23d3dfb28f1ee20b"
+
+
 def test_another_version_of_what_is_stored_makes_older_caches_stale(root, monkeypatch):
     before = fingerprint(root, NAMES)
     monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)

@@ -18,10 +18,11 @@ from torchvision.transforms import v2
 
 from lit_guide import LitClassifier, load_classifier
 from lit_guide.cli import main
-from lit_guide.data import FolderData
-from lit_guide.engine.errors import ConfigError
+from lit_guide.data import FolderData, TableData
+from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos import module as photos
 from lit_guide.engine.photos.decode import decode
+from lit_guide.engine.run.checkpoint import read_checkpoint
 
 NO_EXPORT = [f"--export.{name}.enabled=false" for name in ("onnx", "torchscript", "pt2")]
 FIT = ["fit", "--config", "configs/folder.yaml", "--accelerator", "cpu"]
@@ -205,7 +206,7 @@ def test_shuffle_shows_every_image_once_an_epoch_and_balanced_every_class_equall
 
 
 def classifier(data, **kwargs):
-    return LitClassifier(data.class_names, data.input_shape, data.mean, data.std, crop=data.crop, network="cnn", **kwargs)
+    return LitClassifier(data.class_names, data.input_shape, data.mean, data.std, network="cnn", **kwargs)
 
 
 def train_a_step(data, model, tmp_path):
@@ -227,7 +228,7 @@ def test_class_weights_auto_are_those_that_scikit_learn_calls_balanced(uneven, t
     train_a_step(data, model, tmp_path)
     labels = data.source.labels_N[data.rows["train"]]
     expected_K = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    np.testing.assert_allclose(model.class_weights_K.numpy(), expected_K, rtol=1e-6)
+    np.testing.assert_allclose(model.criterion.weight.numpy(), expected_K, rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -334,6 +335,23 @@ def test_statistics_of_imagenet_are_the_default(uneven):
     data = folder_data(uneven)
     assert data.mean == [0.485, 0.456, 0.406]
     assert data.std == [0.229, 0.224, 0.225]
+
+
+# --- what a model is built from
+
+
+def test_what_a_model_is_built_from_is_known_before_any_file_is_opened(uneven, monkeypatch):
+    monkeypatch.setattr(photos, "open_files", lambda *args: pytest.fail("files were opened"))
+    data = folder_data(uneven, image_size=40)
+    assert data.class_names == sorted(path.name for path in uneven.iterdir())
+    assert data.input_shape == (3, 40, 40)
+    assert (len(data.mean), len(data.std), data.crop) == (3, 3, 0.875)
+
+
+def test_one_class_is_not_enough_and_known_as_early(tmp_path):
+    (tmp_path / "photos.csv").write_text("path,label\na.jpg,cat\nb.jpg,cat\n")
+    with pytest.raises(UserError, match="1 class: a classifier needs at least two"):
+        _ = TableData(str(tmp_path / "photos.csv")).class_names
 
 
 # --- loader processes
@@ -497,7 +515,7 @@ def test_a_run_on_16_photos_scores_its_splits_and_keeps_how_photos_are_cut(folde
     model = load_classifier(folder_run / "checkpoints/best.ckpt")
     assert model.hparams["class_names"] == ["china", "flower"]
     assert model.hparams["input_shape"] == [3, 32, 32]
-    assert model.hparams["crop"] == 0.875
+    assert read_checkpoint(folder_run / "checkpoints/best.ckpt")["crop"] == 0.875
     assert model.hparams["mean"] == [0.485, 0.456, 0.406]
 
 
@@ -586,9 +604,13 @@ def test_training_learns_with_everything_on(run, tmp_path):
     [
         ({"crop": 0}, r"data\.crop is 0; it must be from 0\.1 to 1"),
         ({"min_area": 0}, r"data\.min_area is 0; it must be from 0\.001 to 1"),
-        ({"erasing": 1.2}, r"data\.erasing is 1\.2; it must be from 0\.0 to 1"),
     ],
 )
 def test_values_out_of_range_are_refused(argument, words):
     with pytest.raises(ConfigError, match=words):
         FolderData("photos", **argument)
+
+
+def test_a_chance_is_from_0_to_1(run):
+    outcome = run(*FIT, "--data.erasing", 1.2)
+    assert (outcome.code, outcome.err) == (2, "lit-guide: data.erasing is 1.2: expected float from 0 to 1.\n")

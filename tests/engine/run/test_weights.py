@@ -9,8 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.run.checkpoint import load_classifier, read_checkpoint
+from lit_guide.engine.run.checkpoint import read_checkpoint
 from lit_guide.engine.run.weights import write_weights
+from lit_guide.model import load_classifier
 from tests.conftest import Run
 
 DIGITS = ["--config", "configs/digits.yaml", "--accelerator", "cpu"]
@@ -86,7 +87,7 @@ def test_f09_a_header_that_names_code_is_refused(shared: Path) -> None:
 
 
 def test_f06_f09_a_header_nested_without_end_is_refused(shared: Path) -> None:
-    hyper_parameters = read_checkpoint(shared)["hyper_parameters"] | {"crop": "HERE"}
+    hyper_parameters = read_checkpoint(shared)["hyper_parameters"] | {"network_args": "HERE"}
     header = json.dumps(hyper_parameters).replace('"HERE"', "[" * 500 + "]" * 500)
     with pytest.raises(UserError, match="was refused: its hyperparameters are nested too deeply"):
         load_classifier(rewritten(shared, hyper_parameters=header))

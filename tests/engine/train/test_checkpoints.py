@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lit_guide.engine.run.checkpoint import CheckpointWriter, read_checkpoint
+from lit_guide.engine.run.checkpoint import read_checkpoint
+from lit_guide.engine.train.writer import CheckpointWriter
 from tests import test_faults
 from tests.test_faults import (
     EPOCHS,
@@ -184,14 +185,14 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from lightning.pytorch import Trainer
-import {package}.checkpoint as checkpoint
+from {package}.engine.train import writer
 from {package}.cli import main
-write, test = checkpoint._write, Trainer.test
+write, test = writer._write, Trainer.test
 def tell(self, *args, **kwargs):
     Path(f"tested_by_{{self.global_rank}}").write_text(str(kwargs["ckpt_path"]))
     return test(self, *args, **kwargs)
 Trainer.test = tell
-checkpoint._write = lambda *args: (time.sleep(2), write(*args))
+writer._write = lambda *args: (time.sleep(2), write(*args))
 sys.exit(main(sys.argv[1:]))
 """
 

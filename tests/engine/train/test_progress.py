@@ -9,8 +9,8 @@ import pytest
 from lightning.pytorch import Trainer, seed_everything
 
 from lit_guide.data import DigitsData
+from lit_guide.engine.train.metrics import MetricsCSV
 from lit_guide.engine.train.progress import ProgressBar
-from lit_guide.engine.train.report import MetricsCSV
 from lit_guide.model import LitClassifier
 
 pytestmark = [

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lit_guide.model import LitClassifier
+from lit_guide.predict import Probabilities
 from tests import test_faults
 from tests.conftest import Run
 from tests.test_faults import Fit, Watch, posix
@@ -39,7 +40,8 @@ def test_f04_a_signal_ends_an_evaluation_at_once(
         calls += 1
         signal.raise_signal(number)
 
-    monkeypatch.setattr(LitClassifier, f"{command.replace('validate', 'validation')}_step", step)
+    owner = Probabilities if command == "predict" else LitClassifier
+    monkeypatch.setattr(owner, f"{command.replace('validate', 'validation')}_step", step)
     try:
         outcome = run(command, "--run", own_run)
         after = signal.getsignal(number)

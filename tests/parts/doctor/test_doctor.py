@@ -11,24 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from lit_guide import __version__
 from lit_guide.cli import main
-from lit_guide.parts.doctor.attempts import (
-    about_torch,
-    attempt,
-    compile_network,
-    decode_jpeg,
-    load_with_workers,
-    plan,
-    torchvision_operator,
-)
-from lit_guide.parts.doctor.command import (
-    Verdict,
-    judge,
-    no_gpu,
-    print_report,
-)
+from lit_guide.parts.doctor import attempts as functions
+from lit_guide.parts.doctor.attempts import about_torch
+from lit_guide.parts.doctor.command import judge, no_gpu, plan, print_report
 from lit_guide.parts.doctor.machine import (
     Driver,
     compared,
@@ -36,10 +25,10 @@ from lit_guide.parts.doctor.machine import (
     dependencies,
     install_torch,
     limits,
-    numbers,
     nvidia_driver,
+    release,
 )
-from lit_guide.parts.doctor.trials import Attempt, Result, run_groups
+from lit_guide.parts.doctor.trials import Attempt, Verdict, run_groups
 
 posix = pytest.mark.skipif(os.name != "posix", reason="a shell script")
 OLD = "| NVIDIA-SMI 470.57.02    Driver Version: 470.57.02    CUDA Version: 11.4     |"
@@ -70,8 +59,8 @@ def absent():
 """
 
 
-def results_of(*attempts: Attempt) -> list[Result]:
-    return asyncio.run(run_groups([attempts]))
+def results_of(*attempts: Attempt) -> list[Verdict]:
+    return asyncio.run(run_groups(attempts))
 
 
 @pytest.fixture
@@ -136,14 +125,14 @@ def test_an_attempt_that_raises_dies_or_hangs_costs_its_own_verdict_alone(
     assert time.perf_counter() - before < 60  # and not the 600 s of the one that hangs
     assert [result.name for result in results] == [a.name for a in attempts]
     assert [result.value for result in results if result.value] == [{"value": 1}, {"value": 2}, {"value": 3}]
-    errors = {result.name: result.error for result in results if result.error}
+    errors = {result.name: result.reason for result in results if result.state == "no"}
     assert set(errors) == {"raises", "dies", "leaves", "hangs", "nowhere"}
     assert errors["raises"] == "ValueError: of course\nand more"
     assert errors["dies"] == ("its process ended with exit code 3" if os.name == "nt" else "its process was ended by SIGSEGV")
     assert errors["leaves"] == "its process ended with exit code 3: terminate called"
     assert errors["hangs"] == "did not finish in 2 s"
     assert "nowhere" in str(errors["nowhere"])
-    assert results[6].absent == "there is no such thing here"
+    assert results[6].reason == "there is no such thing here"
     verdicts = {result.name: judge(result, None) for result in results}
     assert (verdicts["raises"].state, verdicts["raises"].reason) == ("no", "ValueError: of course")
     assert (verdicts["hangs"].state, verdicts["hangs"].seconds) == ("no", 2)
@@ -156,7 +145,7 @@ def test_an_attempt_that_raises_dies_or_hangs_costs_its_own_verdict_alone(
 
 def test_a_torchvision_that_does_not_fit_torch_is_named_with_the_command(beside_torch: Callable[[str, str], None]) -> None:
     beside_torch("torchvision", "raise RuntimeError('operator torchvision::nms does not exist')\n")
-    results = results_of(attempt("torchvision", torchvision_operator), attempt("decode a JPEG", decode_jpeg))
+    results = results_of(Attempt("torchvision", "torchvision_operator"), Attempt("decode a JPEG", "decode_jpeg"))
     for verdict in [judge(result, None) for result in results]:
         assert (verdict.state, verdict.needed, verdict.mend) == ("no", True, REINSTALL)
         assert verdict.reason == "RuntimeError: operator torchvision::nms does not exist"
@@ -243,17 +232,18 @@ def test_a_new_driver_takes_the_plain_command() -> None:
 
 
 def test_a_precision_that_takes_much_longer_is_slow() -> None:
-    verdict = judge(Result("bf16-mixed on cpu", 2.0, value=0.5), None, plain_s=0.05)
+    verdict = judge(Verdict("bf16-mixed on cpu", "ok", 2.0, value=0.5), None, plain_s=0.05)
     assert (verdict.state, verdict.reason) == ("slow", "a step takes 10 times as long as in 32-true")
-    assert judge(Result("bf16-mixed on cpu", 2.0, value=0.1), None, plain_s=0.05).state == "ok"
-    assert judge(Result("train on cpu", 2.0, value=0.5), None, plain_s=0.05).state == "ok"  # plain_s is of another device
+    assert judge(Verdict("bf16-mixed on cpu", "ok", 2.0, value=0.1), None, plain_s=0.05).state == "ok"
+    assert judge(Verdict("train on cpu", "ok", 2.0, value=0.5), None, plain_s=0.05).state == "ok"  # plain_s is of another device
 
 
 def test_every_device_is_tried() -> None:
     names = [attempt.name for group in plan(["cuda:0", "cuda:1"]) for attempt in group]
     assert {"train on cpu", "train on cuda:0", "train on cuda:1", "16-true on cuda:0", "ddp on 2 x cuda"} <= set(names)
-    names = [attempt.name for group in plan(["mps"]) for attempt in group]
-    assert {"train on cpu", "train on mps", "bf16-mixed on mps", "ddp on 2 x cpu"} <= set(names)
+    attempts = [attempt for group in plan(["mps"]) for attempt in group]
+    assert {"train on cpu", "train on mps", "bf16-mixed on mps", "ddp on 2 x cpu"} <= {attempt.name for attempt in attempts}
+    assert all(callable(getattr(functions, attempt.call)) for attempt in attempts)
 
 
 def test_dependencies_are_those_installed_against_those_tested() -> None:
@@ -282,13 +272,14 @@ def test_dependencies_are_those_installed_against_those_tested() -> None:
 def test_a_version_is_compared_with_the_requirement_and_the_tested_one(
     version: str | None, tested: str | None, state: str
 ) -> None:
-    assert compared(version, "lightning>=2.6.6,<3", tested) == state
+    assert compared(version, Requirement("lightning>=2.6.6,<3"), tested) == state
 
 
 def test_numbers_of_a_version() -> None:
-    assert numbers("2.10.0+cu130") == (2, 10)
-    assert numbers("20.0") == (20,)
-    assert numbers("2.9") < numbers("2.10")
+    assert release("2.10.0+cu130") == release("2.10.0a0+git") == release("2.10")
+    assert release("20.0") == release("20")
+    assert release("2.9") < release("2.10")
+    assert release("CPU only") == release("0")
 
 
 def test_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -336,7 +327,7 @@ def test_the_tables_fit_80_columns(capsys: pytest.CaptureFixture[str], monkeypat
 def test_compile_without_a_compiler_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    (result,) = results_of(attempt("torch.compile", compile_network, "cpu", limit_s=90))
+    (result,) = results_of(Attempt("torch.compile", "compile_network", ("cpu",), limit_s=90))
     verdict = judge(result, None)
     assert (verdict.state, verdict.needed) == ("no", False)
     assert "No working C++ compiler found" in str(verdict.reason)
@@ -349,13 +340,11 @@ def test_a_shared_memory_of_64_mb_is_too_small() -> None:
     small = "mount -t tmpfs -o size=64m tmpfs /dev/shm"  # Docker's default
     if subprocess.run(["unshare", "-rm", "sh", "-c", small], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a file system of their own")
-    call = attempt("loader processes", load_with_workers)
-    code = "import asyncio, json, sys; from dataclasses import asdict\n"
-    code += "from lit_guide.parts.doctor.trials import Attempt, run_groups\n"
-    code += f"(result,) = asyncio.run(run_groups([[Attempt('loader', {call.call!r})]])); print(json.dumps(asdict(result)))"
+    code = "import asyncio, json; from lit_guide.parts.doctor.trials import Attempt, run_groups\n"
+    code += "(result,) = asyncio.run(run_groups([Attempt('loader', 'load_with_workers')])); print(json.dumps(result))"
     command = ["unshare", "-rm", "sh", "-c", f'{small} && exec "$@"', "sh", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    verdict = judge(Result(**json.loads(done.stdout)), None)
+    verdict = judge(Verdict(*json.loads(done.stdout)), None)
     assert verdict.state == "no"
     assert verdict.mend == "--data.num_workers 0; in Docker: docker run --shm-size=8g"
 

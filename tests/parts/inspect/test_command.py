@@ -140,7 +140,7 @@ def test_digits_are_checked_and_shown(run: Run) -> None:
         (["data", "check", "--data.root", "photos"], "No data were chosen: give a recipe"),
         (["data", "check", "photos"], "Then type: data check --config configs/folder.yaml --data.root photos"),
         (["data", "check", *FOLDER, "--data.group_pattern", "x"], "must have one group in brackets"),
-        (["data", "show", *FOLDER, "--data.batch_size", "0"], "data.batch_size is 0; it must be 1 or more."),
+        (["data", "show", *FOLDER, "--data.batch_size", "0"], "data.batch_size is 0: expected int above 0."),
         (["data", "check", *FOLDER, "--fix", "delete"], "fix"),
         (["data", "check", *FOLDER, "--fx", "undo"], "fx"),
         (["data", "check", "--config", "configs/digits.yaml", "--fix", "quarantine"], "these data are no folder"),

@@ -1,10 +1,9 @@
-"""What a run leaves behind in figures: metrics.csv, the speed of training, and the tables at the end."""
+"""What a run leaves behind in figures: metrics.csv, the speed of training, the versions and the device."""
 
 import csv
 import io
 import itertools
 import platform
-import shlex
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -19,9 +18,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning_utilities.core.rank_zero import rank_zero_only
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from lit_guide.engine.run import runs
 
@@ -153,48 +149,3 @@ def environment(trainer: Trainer) -> dict[str, Any]:
             "precision": str(trainer.precision),
         },
     }
-
-
-def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
-    """A two-column table of figures."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}")
-    Console().print(table)
-
-
-def print_closing(run_dir: Path, results: Mapping[str, Any]) -> None:
-    """The table at the end of `fit`: test metrics, exports, where everything is, and what to type next."""
-    if results.get("test"):
-        print_metrics("Test", {k: v for k, v in results["test"].items() if isinstance(v, float)})
-    if results.get("exports"):
-        print_exports(results["exports"])
-    here = _short(run_dir)
-    names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json")
-    files = [name for name in names if (run_dir / name).exists()]
-    print(f"\nEverything is in {here}: {', '.join(files)}\n\nNext:")
-    here = shlex.quote(here)
-    for command in (f"predict --run {here} --images FILE_OR_FOLDER", f"test --run {here}", f"export --run {here} --formats onnx"):
-        print(f"  lit-guide {command}")
-
-
-def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
-    """A table of export entries: those written with size and difference, those that failed with the reason."""
-    table = Table(title="Exports", title_justify="left")
-    for heading in ("format", "file", "size", "max abs difference"):
-        table.add_column(heading, overflow="fold")
-    for entry in exports:
-        if "error" in entry:
-            table.add_row(entry["format"], "-", "-", f"[red]{escape(entry['error'])}[/red]")
-        else:
-            size = f"{entry['bytes'] / 1e3:.0f} kB"
-            table.add_row(entry["format"], escape(entry["path"]), size, f"{entry['max_abs_diff']:.1e}")
-    Console().print(table)
-
-
-def _short(path: Path) -> str:
-    """The path as a user would type it from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -1,0 +1,82 @@
+"""Which classes a configuration or a checkpoint may name: only these are ever imported, and classes only, never functions."""
+
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+
+from lit_guide.engine.errors import ConfigError
+
+PACKAGE = __name__.split(".")[0]
+ALWAYS = (
+    "torch.optim",
+    "torch.nn",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies",
+    PACKAGE,
+)
+_typed: list[str] = []  # by --allow
+
+
+def allow(packages: list[str]) -> None:
+    """Let this command, and no other, import from these packages too: those that `--allow` names on the command line.
+
+    Raises:
+        ConfigError: what is named is no package that can be imported.
+    """
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise ConfigError(f"--allow {package}: it can't be imported ({error}). Install it, or name the package.") from None
+    _typed[:] = packages
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=importable())
+
+
+def importable() -> list[str]:
+    """The modules and packages whose classes may be named."""
+    return [*ALWAYS, *_typed]
+
+
+def is_allowed(path: str) -> bool:
+    """Whether a dotted path lies in one of them."""
+    return any(path == name or path.startswith(f"{name}.") for name in importable())
+
+
+def import_class(path: str, base: type, key: str) -> type[Any]:
+    """The class that a dotted path names.
+
+    Args:
+        path: such as my_project.mlp.MLP.
+        base: what it must be a subclass of.
+        key: what named it, for the message.
+
+    Raises:
+        ConfigError: the path may not be imported, there is nothing there, or it is no such class.
+    """
+    if not is_allowed(path):
+        package = path.partition(".")[0]
+        raise ConfigError(
+            f"{key}: {path} may not be imported: only classes of {', '.join(importable())} are. "
+            f"If you trust that package, add to the command: --allow {package}"
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise ConfigError(f"{key}: {path} can't be imported: {error}.") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(f"{key}: {path} is no subclass of {base.__name__}.")
+    return found
+
+
+def path_of(cls: type) -> str:
+    """The name under which a checkpoint keeps a class: bare where it is torch's or the engine's, else its dotted path."""
+    ours = cls.__module__.startswith(("torch.", f"{PACKAGE}.engine."))
+    return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
+
+
+allow([])

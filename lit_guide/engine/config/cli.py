@@ -1,0 +1,229 @@
+"""LightningCLI as it is used here: what can be configured, and what is built from it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_guide import __version__
+from lit_guide.engine.allowed import allow, import_class
+from lit_guide.engine.config.arguments import CALL, read_call
+from lit_guide.engine.config.devices import fit_to_machine, misfit
+from lit_guide.engine.config.parser import Parser
+from lit_guide.engine.errors import ConfigError, UserError, warn
+from lit_guide.engine.run import runs
+from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, read_checkpoint
+from lit_guide.engine.run.weights import SUFFIX
+from lit_guide.engine.train.optim import find_class
+
+PACKAGE = __name__.split(".")[0]
+FACTS = ("class_names", "input_shape", "mean", "std")  # what a model is told of the data
+
+
+class ClassifierCLI(LightningCLI):
+    """One command's settings and, once `build` was called, its data and model; `make_trainer` makes the rest.
+
+    Args:
+        command: fit, validate, test or predict; all take the same configuration.
+        args: the command line after the command.
+        model: the class of the model where none is named.
+        flags: key -> a class whose arguments are flags below that key; `self.built[key]` is made of them.
+        gone: keys of parts that this project does not have -> the part: an old configuration may hold them.
+    """
+
+    run_dir: Path
+    datamodule: Any  # a LightningDataModule
+    model: Any  # a LightningModule
+
+    def __init__(
+        self,
+        command: str,
+        args: list[str],
+        model: type[LightningModule],
+        flags: Mapping[str, type],
+        gone: Mapping[str, str] | None = None,
+    ) -> None:
+        self.command, self.default_model, self.flags, self.gone = command, model, flags, dict(gone or {})
+        self.checkpoint: dict[str, Any] | None = None
+        self.call = read_call(command.split()[0], args)
+        self.ckpt_path, self.continued = self.call.ckpt_path, self.call.continued
+        allow(self.call.allow)
+        helping = bool({"-h", "--help"} & set(args))  # lists the arguments of the usual model; others have --model.help CLASS
+        super().__init__(
+            model if helping else None,
+            None,
+            subclass_mode_model=not helping,
+            args=self.call.args,
+            run=False,
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # it would put import paths into the checkpoint
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": f"lit-guide {command}",
+                "usage": f"lit-guide {command} --config FILE [--config OVERLAY] [--KEY VALUE ...]",
+                "description": " ".join(str(inspect.getdoc(getattr(Trainer, command, type(self)))).partition("\n\n")[0].split()),
+                "epilog": "--accelerator, --devices, --strategy and --precision stand for --trainer.accelerator and so on. "
+                "--model CLASS takes another LightningModule of this project, --model.help CLASS lists its arguments.",
+                "dump_header": [f"{PACKAGE}=={__version__}"],
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys beyond trainer, model and data."""
+        adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+        if self.subclass_mode_model:
+            usual = {"class_path": f"{self.default_model.__module__}.{self.default_model.__qualname__}"}
+            parser.set_defaults({"model": {**usual, "init_args": {"optimizer": adam}}})
+        else:
+            parser.set_defaults({"model.optimizer": adam})
+        for name in FACTS:
+            target = f"model.init_args.{name}" if self.subclass_mode_model else f"model.{name}"
+            parser.link_arguments("data", target, compute_fn=_fact(name), apply_on="instantiate")
+        for key, cls in self.flags.items():
+            parser.add_class_arguments(cls, key)
+        for key in self.gone:
+            parser.add_argument(f"--{key}", type=dict | None, default=None)
+        parser.add_argument(
+            "--checkpoint.every_n_steps", type=PositiveInt | None, default=None, help="Save last.ckpt within epochs too."
+        )
+        parser.add_argument("--name", type=str, default="default", help="The run goes to runs/<name>/<timestamp>.")
+        if self.command in ("validate", "test"):
+            parser.add_argument("--verbose", type=bool, default=False, help="Print Lightning's own table too.")
+        for name, (_, text, commands) in CALL.items():  # for --help: they are taken out before
+            if not commands or self.command in commands:
+                parser.add_argument(f"--{name}", type=Any, default=None, help=text)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; a checkpoint's hyperparameters are defaults under whatever is typed or in a file."""
+        assert isinstance(parser, Parser)
+        parser.typed = f"{parser.prog} {' '.join(self.call.typed)}"
+        if self.ckpt_path is not None:
+            if self.command == "fit" and self.ckpt_path.endswith(SUFFIX):
+                raise ConfigError(f"{self.ckpt_path} holds weights alone, nothing to go on with: give a .ckpt.")
+            self.checkpoint = read_checkpoint(self.ckpt_path)
+            parser.set_defaults(self._checkpoint_defaults(parser, self.checkpoint["hyper_parameters"]))
+        self.config = parser.parse_args(args)
+        fit_to_machine(self.config)
+        for key in CALL:
+            if self.config.pop(key, None) is not None:
+                raise ConfigError(f"{key} stands in a configuration file, but it belongs to one call: give it as --{key}.")
+        for key, part in self.gone.items():
+            if self.config.pop(key, None) is not None:
+                warn(f"{key} in the configuration is of the part {part}, which this project does not have: it is left out.")
+        self.model_type = import_class(self.config.model.class_path, LightningModule, "model")
+        if self.checkpoint is not None:
+            if self.checkpoint["hyper_parameters"] or self.model_type is self.default_model:
+                check_hyper_parameters(self.checkpoint, self.model_type, str(self.ckpt_path))
+            epoch, most = self.checkpoint.get("epoch", 0), self.config.trainer.max_epochs
+            if self.command == "fit" and most is not None and 0 <= most < epoch:
+                raise ConfigError(
+                    f"{self.ckpt_path} is of epoch {epoch + 1}: --trainer.max_epochs {most} is too few to go on from it."
+                )
+            if "weights" in self.config.model.init_args:
+                self.config.model.init_args.weights = None  # the checkpoint's own come in their place; nothing is downloaded
+
+    def instantiate_classes(self) -> None:
+        """Nothing: `build` does it, where the command wants it."""
+
+    def build(self, only: str | None = None) -> None:
+        """Make the data and the model, what `flags` names, and what the trainer is made of.
+
+        Args:
+            only: data or trainer, where nothing else is wanted.
+
+        Raises:
+            UserError: what a constructor of ours raised: jsonargparse wraps it.
+        """
+        config, parser = self.config, self.parser
+        if only == "trainer":
+            config, parser = Namespace(trainer=config.trainer), Parser()  # type: ignore[no-untyped-call]
+            parser.add_lightning_class_args(Trainer, "trainer")
+        elif not config.get("data"):
+            raise ConfigError("No data were chosen: give a recipe, such as --config configs/digits.yaml.")
+        if only == "data":
+            config, parser = Namespace(data=config.data), Parser()  # type: ignore[no-untyped-call]
+            parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+        try:
+            self.config_init = parser.instantiate(config)
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__ or cause.__context__
+            raise cause or error from None
+        self.built = {key: self.config_init.get(key) for key in self.flags}
+        self.datamodule, self.model = self.config_init.get("data"), self.config_init.get("model")
+        if self.model is not None and self.checkpoint is not None:
+            check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
+
+    def make_trainer(self, callbacks: list[Callback], plugins: list[Any], **settings: Any) -> Trainer:
+        """The trainer of these settings, with callbacks and plugins besides those that are configured.
+
+        Raises:
+            ConfigError: it refuses its settings.
+        """
+        self.trainer_defaults = {"callbacks": callbacks}
+        given = self.config_init.trainer.get("plugins") or []
+        settings["plugins"] = [*plugins, *(given if isinstance(given, list) else [given])]
+        try:
+            # Our samplers divide the data among the processes; Lightning's would count some samples twice.
+            return super().instantiate_trainer(use_distributed_sampler=False, default_root_dir=str(self.run_dir), **settings)
+        except UserError:
+            raise
+        except (MisconfigurationException, ValueError, RuntimeError, ImportError, ModuleNotFoundError) as error:
+            sentences = ". ".join(" ".join(str(error).split()).split(". ")[:2]).rstrip(".")
+            raise misfit(f"The trainer refused its settings: {sentences}.") from None
+
+    def save_config(self) -> None:
+        """Write the resolved config.yaml: alone enough to repeat, resume, test or export the run."""
+        config = self.config.clone()
+        config.pop("config", None)
+        for key in ("path", "root", "table", "cache_dir"):
+            path = config.data.init_args.get(key)
+            if path is not None and Path(path).expanduser().exists():
+                config.data.init_args[key] = str(Path(path).expanduser().absolute())  # found again from any directory
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        if self.model_type is self.default_model:  # its keys stand right below `model`, as in a recipe
+            settings = yaml.safe_load(text)
+            settings["model"] = settings["model"]["init_args"]
+            text = f"# {PACKAGE}=={__version__}\n{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}"
+        runs.write_atomic(self.run_dir / "config.yaml", text)
+
+    def _checkpoint_defaults(self, parser: LightningArgumentParser, hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """A checkpoint's hyperparameters as defaults of the parser; none where it is of another class than the usual one."""
+        if set(hyper_parameters) - set(inspect.signature(self.default_model.__init__).parameters) or not hyper_parameters:
+            return {}
+        plain = ("network", "network_args", "label_smoothing", "class_weights", "scale_lr")
+        values = {key: hyper_parameters[key] for key in plain if key in hyper_parameters}
+        for key, base in (("optimizer", Optimizer), ("scheduler", LRScheduler)):
+            value = hyper_parameters.get(key)
+            cls = find_class(value["name"], base) if self.command == "fit" and value is not None else None
+            if value is not None and cls is not None:
+                arguments = {name: v for name, v in value.items() if name != "name"}
+                values[key] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+        usual = parser.get_defaults(skip_validation=True).model
+        return {"model": {"class_path": usual.class_path, "init_args": {**usual.init_args.as_dict(), **values}}}
+
+
+def _fact(name: str) -> Callable[[Any], Any]:
+    """What takes a fact from the data for a model that has a parameter of that name."""
+
+    def take(data: Any) -> Any:
+        if not hasattr(type(data), name) and not hasattr(data, name):
+            raise ConfigError(
+                f"The model takes {name}, and the data ({type(data).__name__}) have no attribute of that name: add it."
+            )
+        return getattr(data, name)
+
+    return take

@@ -1,0 +1,69 @@
+"""What a run shows when it ends: tables of figures and exports, where everything is, and what to type next."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+
+def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table; without headings where all of them are empty. A cell is a Text or anything else in plain words, None a dash."""
+    columns = [Column(heading, overflow="fold") for heading in headings]
+    table = Table(*columns, title=title, title_justify="left", show_header=any(headings))
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else "-" if cell is None else str(cell) for cell in row))
+    Console(markup=False, emoji=False).print(table)
+
+
+def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
+    """A two-column table of figures."""
+    print_table(title, ("", ""), [(name, f"{value:.4f}") for name, value in metrics.items()])
+
+
+def print_closing(run_dir: Path, results: Mapping[str, Any], missing: Sequence[str] = ()) -> None:
+    """The table at the end of `fit`: test metrics, exports, where everything is, and what to type next.
+
+    Args:
+        run_dir: the run directory.
+        results: what its results.json holds.
+        missing: what the model lacks for exports and predictions, and how to add it.
+    """
+    if results.get("test"):
+        print_metrics("Test", {k: v for k, v in results["test"].items() if isinstance(v, float)})
+    if results.get("exports"):
+        print_exports(results["exports"])
+    if missing:
+        print("\nThe model is trained. To export it and to predict with it, it still lacks:")
+        print("\n".join(f"  {piece}" for piece in missing))
+    here = _short(run_dir)
+    names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json")
+    files = [name for name in names if (run_dir / name).exists()]
+    print(f"\nEverything is in {here}: {', '.join(files)}\n\nNext:")
+    here = shlex.quote(here)
+    further = (f"predict --run {here} --images FILE_OR_FOLDER", f"export --run {here} --formats onnx")
+    for command in (f"test --run {here}", *(further if not missing else ())):
+        print(f"  lit-guide {command}")
+
+
+def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
+    """A table of export entries: those written with size and difference, those that failed with the reason."""
+    rows: list[tuple[Any, ...]] = []
+    for entry in exports:
+        if "error" in entry:
+            rows.append((entry["format"], None, None, Text(entry["error"], "red")))
+        else:
+            size = f"{entry['bytes'] / 1e3:.0f} kB"
+            rows.append((entry["format"], entry["path"], size, f"{entry['max_abs_diff']:.1e}"))
+    print_table("Exports", ("format", "file", "size", "max abs difference"), rows)
+
+
+def _short(path: Path) -> str:
+    """The path as a user would type it from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

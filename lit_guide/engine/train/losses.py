@@ -1,0 +1,69 @@
+"""The training loss: cross-entropy, or a class of torch.nn or of the project; smoothing and class weights where it takes them."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_guide.engine.allowed import import_class, path_of
+from lit_guide.engine.errors import ConfigError
+
+# What jsonargparse builds from `--model.loss MultiMarginLoss --model.loss.margin 0.5`, and a class or partial in Python.
+LossFactory = Callable[[], nn.Module]
+
+
+def describe_loss(loss: LossFactory | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A loss as plain values, its class by name, and its arguments; what is plain already stays as it is."""
+    if loss is None or isinstance(loss, Mapping):
+        return None if loss is None else dict(loss)
+    keywords = loss.keywords if isinstance(loss, partial) else {}
+    given = {key: value for key, value in keywords.items() if value is not None}
+    return {"name": path_of(type(loss())), **given}
+
+
+def build_loss(
+    described: Mapping[str, Any] | None,
+    classes: int,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | str | None = None,
+    **more: Any,
+) -> nn.Module:
+    """Build a loss from what `describe_loss` gave.
+
+    Args:
+        described: None for cross-entropy.
+        classes: number of classes K.
+        label_smoothing: passed on as `label_smoothing`.
+        class_weights: passed on as `weight`, float32 (K,), kept out of checkpoints; for auto ones, to be filled in.
+        more: further arguments, such as reduction, that only a loss that takes them gets.
+
+    Raises:
+        ConfigError: the loss does not take what is given; the message names it.
+    """
+    described = described or {"name": "CrossEntropyLoss"}
+    name, arguments = str(described["name"]), {key: value for key, value in described.items() if key != "name"}
+    cls: type[nn.Module] = import_class(name if "." in name else f"torch.nn.{name}", nn.Module, "model.loss")
+    takes = inspect.signature(cls).parameters
+    weight_K = None if class_weights is None else torch.ones(classes)
+    if weight_K is not None and not isinstance(class_weights, str):
+        weight_K = torch.tensor(class_weights)
+    for key, argument, value in (
+        ("label_smoothing", "label_smoothing", label_smoothing or None),
+        ("class_weights", "weight", weight_K),
+    ):
+        if value is not None and argument not in takes:
+            raise ConfigError(f"model.{key} is set, but {name} takes no {argument}: leave the key out, or use another loss.")
+        arguments |= {} if value is None else {argument: value}
+    try:
+        loss = cls(**arguments, **{key: value for key, value in more.items() if key in takes})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"model.loss: {name} can't be built: {error}.") from None
+    if weight_K is not None:
+        kept = getattr(loss, "weight", None)
+        if not isinstance(kept, torch.Tensor):
+            raise ConfigError(f"model.class_weights is set, but {name} keeps no tensor `weight`, as the losses of torch.nn do.")
+        loss.register_buffer("weight", kept, persistent=False)
+    return loss

@@ -1,0 +1,77 @@
+"""Writing checkpoints beside the training, so that a crash never leaves half a file."""
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
+
+from lit_guide.engine.errors import UserError
+from lit_guide.engine.run.runs import whole_file
+from lit_guide.engine.run.weights import SUFFIX, read_weights
+
+
+class CheckpointWriter(TorchCheckpointIO):
+    """Writes checkpoints in a thread of its own, one at a time; training goes on once the tensors are copied.
+
+    A file gets its name when it is whole and on the disk. Until then the one before it keeps that name.
+    """
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Copy the checkpoint and begin to write it.
+
+        Raises:
+            UserError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        copied = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint-writer")
+        self._writing = self._thread.submit(_write, copied, Path(path))
+
+    def wait(self) -> None:
+        """Wait until nothing is being written.
+
+        Raises:
+            UserError: it could not be written; the message says why.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load one that may be on its way, or a .safetensors."""
+        self.wait()
+        if Path(path).suffix == SUFFIX:
+            return read_weights(Path(path))
+        return super().load_checkpoint(path, *args, **kwargs)
+
+    def teardown(self) -> None:
+        """Finish; Lightning calls it at the end of a run, however it ends."""
+        try:
+            self.wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+                self._thread = None
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    torch.serialization.set_crc32_options(False)  # torch.load never looks at it, and it is most of the work of writing
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError after the first failed write
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
+        kept = f" The {path.name} from before is whole." if path.is_file() else ""
+        raise UserError(f"{path} can't be written: {reason}.{kept} Make room, then go on with: fit --run DIR") from None

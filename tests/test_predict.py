@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as TF
+
+from lit_guide.engine.data.augment import to_float
+from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.photos import decode as decode_module
+from lit_guide.engine.photos.crops import EvalTransform
+from lit_guide.engine.photos.decode import decode
+from lit_guide.predict import UNKNOWN, UNREADABLE, ImageFiles, Predictor, gathered
+
+
+@pytest.fixture(name="rgb_HWC")
+def small_picture():
+    return np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def saved(tmp_path, image, name="image.png", **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def as_array(image_CHW):
+    assert image_CHW.dtype == torch.float32
+    return (image_CHW * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+# --- ImageFiles
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_images_are_squeezed_to_the_models_shape(photos, channels, mode):
+    path, _ = photos["flower.jpg"]
+    image_CHW, label = ImageFiles([path], (channels, 24, 40))[0]
+    assert image_CHW.shape == (channels, 24, 40)
+    assert label == UNKNOWN
+    assert torch.equal(image_CHW, to_float(TF.resize(decode(path, mode), [24, 40], antialias=True)))
+    # The whole picture is there: each quarter has the mean of the same quarter of the photo.
+    for small, large in zip((image_CHW * 255).chunk(2, 1), decode(path, mode).float().chunk(2, 1), strict=True):
+        for part, whole in zip(small.chunk(2, 2), large.chunk(2, 2), strict=True):
+            torch.testing.assert_close(part.mean((1, 2)), whole.mean((1, 2)), atol=2.0, rtol=0)
+
+
+def test_an_image_of_the_models_size_is_not_changed(tmp_path, rgb_HWC):
+    path = saved(tmp_path, Image.fromarray(rgb_HWC))
+    np.testing.assert_array_equal(as_array(ImageFiles([path], (3, 5, 7))[0][0]), rgb_HWC)
+
+
+def test_for_a_model_of_photos_the_centre_is_cut_out_as_in_its_evaluation(photos):
+    path, _ = photos["china.jpg"]
+    image_CHW, label = ImageFiles([path], (3, 64, 64), crop=0.8)[0]
+    assert label == UNKNOWN
+    assert torch.equal(image_CHW, to_float(EvalTransform(64, 0.8)(decode(path))))
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "truncated", "folder", "gone"])
+def test_an_unreadable_file_is_marked_and_the_others_stay_right(tmp_path, photos, damage):
+    good = [photos[name][0] for name in ("china.jpg", "flower.jpg")]
+    bad = tmp_path / "bad.jpg"
+    if damage == "folder":
+        bad.mkdir()
+    elif damage != "gone":
+        content = {"text": b"no image", "empty": b"", "truncated": good[0].read_bytes()[:40000]}
+        bad.write_bytes(content[damage])
+    dataset = ImageFiles([good[0], bad, good[1]], (3, 8, 8))
+    image_BCHW, label_B = next(iter(DataLoader(dataset, batch_size=3)))
+    assert label_B.tolist() == [UNKNOWN, UNREADABLE, UNKNOWN]
+    assert (image_BCHW[1] == 0).all()
+    alone = ImageFiles(good, (3, 8, 8))
+    assert torch.equal(image_BCHW[0], alone[0][0])
+    assert torch.equal(image_BCHW[2], alone[1][0])
+
+
+def test_an_image_too_large_to_be_honest_is_unreadable(tmp_path, monkeypatch, rgb_HWC):
+    path = saved(tmp_path, Image.fromarray(rgb_HWC))  # 35 pixels
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 35)
+    assert ImageFiles([path], (3, 8, 8))[0][1] == UNKNOWN
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 34)
+    assert ImageFiles([path], (3, 8, 8))[0][1] == UNREADABLE
+
+
+def test_channels_that_no_image_file_has_are_refused():
+    with pytest.raises(ConfigError, match=r"takes 2 channels; image files can give 1, 3 or 4"):
+        ImageFiles([], (2, 8, 8))
+
+
+# --- the command
+
+
+def album_of(tmp_path, rgb_HWC):
+    folder = tmp_path / "album"
+    (folder / "none").mkdir(parents=True)
+    (folder / "none" / "notes.txt").write_text("no image")
+    return saved(folder, Image.fromarray(rgb_HWC), "z.png").parent
+
+
+def test_nothing_to_predict_is_an_error_of_the_command_with_every_reason(run, trained, tmp_path, rgb_HWC):
+    album = album_of(tmp_path, rgb_HWC)
+    outcome = run("predict", "--run", trained, "--run_dir", "out", "--images", album / "gone.png", album / "none")
+    assert outcome.code == 2
+    assert f"--images: {album / 'gone.png'}: no such file or folder; {album / 'none'}: no image" in outcome.err
+
+
+def test_what_is_missing_is_told_beside_what_is_there(run, trained, tmp_path, rgb_HWC):
+    album = album_of(tmp_path, rgb_HWC)
+    outcome = run("predict", "--run", trained, "--run_dir", "out", "--images", album / "gone.png", album / "z.png")
+    assert outcome.code == 1
+    assert f"1 images were predicted, 1 were not:\n  {album / 'gone.png'}: no such file or folder" in outcome.err
+    assert Path("out/predictions.csv").read_text().splitlines()[1].startswith(str(album / "z.png"))
+
+
+def test_loader_processes_give_the_same_predictions(run, trained, photos, monkeypatch):
+    files = [path for path, _ in photos.values()]
+    assert run("predict", "--run", trained, "--run_dir", "alone", "--images", *files).code == 0
+    monkeypatch.setattr("lit_guide.predict.WORTH_WORKERS", 1)
+    assert run("predict", "--run", trained, "--run_dir", "workers", "--images", *files).code == 0
+    assert Path("alone/predictions.csv").read_text() == Path("workers/predictions.csv").read_text()
+
+
+def test_shares_of_two_processes_are_put_in_order(monkeypatch):
+    """Also where one of them has one image less, or none."""
+    for N in (5, 1, 0):
+        probability_NK, label_N = torch.rand(N, 3), torch.arange(N)
+        shares = [(probability_NK[rank::2], label_N[rank::2]) for rank in range(2)]
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "all_gather_object", lambda target, own, s=shares: target.__setitem__(slice(2), s))
+        found_NK, found_N = gathered([shares[0]], 3)
+        assert torch.equal(found_NK, probability_NK)
+        assert torch.equal(found_N, label_N)
+
+
+# --- from Python
+
+
+def test_predictor_gives_what_the_command_gives(run, trained, photos):
+    path = photos["china.jpg"][0]
+    assert run("predict", "--run", trained, "--run_dir", "out", "--images", path).code == 0
+    (row,) = json.loads(Path("out/predictions.json").read_text())
+    found = Predictor(trained)(path)
+    assert len(found) == 10
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+    assert list(found)[:3] == [top["class"] for top in row["top"]]
+    assert [round(p, 5) for p in list(found.values())[:3]] == pytest.approx([top["probability"] for top in row["top"]], abs=2e-5)
+    assert Predictor(trained / "checkpoints" / "best.safetensors")(path) == found
+
+
+def test_predictor_says_why_a_file_can_not_be_read(trained, tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(UserError, match=r"notes\.txt: not an image"):
+        Predictor(trained)(tmp_path / "notes.txt")
