@@ -17,9 +17,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lit_guide.engine import tables
 from lit_guide.engine.classifier import missing
 from lit_guide.engine.config.cli import ClassifierCLI
-from lit_guide.engine.errors import Stopped, UserError
+from lit_guide.engine.errors import ConfigError, Stopped, UserError
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import load_model
+from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
 from lit_guide.engine.run.screen import print_closing, print_metrics
 from lit_guide.engine.run.weights import write_weights
 from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint
@@ -44,6 +44,7 @@ class Start(ClassifierCLI):
     trainer: Trainer
     stop: Stop
     throughput: Throughput
+    best: BestCheckpoint | None
     validated: bool
     tested: bool
 
@@ -61,9 +62,10 @@ def start(command: str, args: list[str]) -> Start:
     getattr(cli.datamodule, "rows", None)  # what is wrong with the data is said before there is a run directory
     cli.validated = training and settings.limit_val_batches != 0 and has(cli, "val", "validation_step")
     cli.tested = training and has(cli, "test", "test_step")
+    check_offers(cli)
     cli.run_dir = claim_directory(cli)
     try:
-        cli.stop, cli.throughput = Stop(), Throughput()
+        cli.stop, cli.throughput, cli.best = Stop(), Throughput(), None
         callbacks: list[Callback] = [cli.stop, cli.throughput]
         if settings.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
@@ -73,8 +75,9 @@ def start(command: str, args: list[str]) -> Start:
             callbacks += [Guards(), LearningRateMonitor("epoch"), *(cli.built[key] for key in tables.load(CALLBACKS))]
         if training and settings.enable_checkpointing is not False:
             begun = int((cli.checkpoint or {}).get("global_step", 0))
-            callbacks.append(BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss"))
-            callbacks.append(LastCheckpoint(cli.run_dir, cli.stop, cli.config.checkpoint.every_n_steps, begun, cli.validated))
+            cli.best = BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss")
+            last = LastCheckpoint(cli.run_dir, cli.stop, cli.config.checkpoint.every_n_steps, begun, cli.validated)
+            callbacks += [cli.best, last]
         given = cli.config_init.trainer.get("logger")
         others = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
         cli.trainer = cli.make_trainer(
@@ -137,8 +140,10 @@ def finish(cli: Start, began: float) -> None:
     runs.update_results(run_dir, {**environment(trainer), **measured, **figures})
     if best is not None:
         model, crop = cli.model, getattr(cli.datamodule, "crop", None)
-        if to_load is not None or isinstance(trainer.strategy, FSDPStrategy):  # not loaded yet, or a part of it only
+        if isinstance(trainer.strategy, FSDPStrategy):  # a part of it only
             model, _ = load_model(best, type(cli.model))
+        elif to_load is not None:
+            model.load_state_dict(read_checkpoint(best)["state_dict"])
         shared = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "crop": crop}
         write_weights(shared, run_dir / runs.WEIGHTS)
         for name in formats():
@@ -146,7 +151,10 @@ def finish(cli: Start, began: float) -> None:
             if export.enabled and not missing(model):
                 export.run(model, run_dir, crop)
     results = runs.read_results(run_dir)
-    print_closing(run_dir, results, missing(cli.model))
+    if cli.best is not None and cli.best.is_latest:
+        log = f'self.log("{cli.best.wanted}", loss) in {"validation_step" if cli.validated else "training_step"}'
+        print(f"best.ckpt is the latest checkpoint: to keep the one of lowest loss, {log}.")
+    print_closing(run_dir, results, missing(cli.model, later=True))
     raise_for(results.get("exports", []), run_dir)
 
 
@@ -169,7 +177,10 @@ def score(cli: Start, section: str) -> None:
     if cli.trainer.is_global_zero:
         metrics = metrics_of(cli)
         runs.update_results(cli.run_dir, {**environment(cli.trainer), section: metrics})
-        print_metrics(cli.command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
+        if metrics:
+            print_metrics(cli.command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
+        else:
+            print(f"{type(cli.model).__name__} logged nothing: self.log what it is to tell.")
         print(f"Written to {cli.run_dir / 'results.json'}")
 
 
@@ -207,6 +218,27 @@ def claim_directory(cli: Start) -> Path:
     runs.make_results_dir(path)
     runs.check_space(path)
     return path
+
+
+def check_offers(cli: Start) -> None:
+    """See that the model and the data have what the command calls.
+
+    Raises:
+        ConfigError: they have not; the message says what to add.
+    """
+    split, step = {"fit": ("train", "training"), "validate": ("val", "validation"), "test": ("test", "test")}.get(
+        cli.command, ("predict", None)
+    )
+    if step is not None and not is_overridden(f"{step}_step", cli.model):
+        raise ConfigError(
+            f"{type(cli.model).__name__} has no {step}_step, which {cli.command} calls: "
+            f"add def {step}_step(self, batch, batch_idx)."
+        )
+    if cli.datamodule is not None and not is_overridden(f"{split}_dataloader", cli.datamodule):
+        raise ConfigError(
+            f"{type(cli.datamodule).__name__} has no {split}_dataloader, which {cli.command} calls: "
+            f"add def {split}_dataloader(self)."
+        )
 
 
 def has(cli: Start, split: str, step: str) -> bool:

@@ -1,6 +1,5 @@
 """Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line."""
 
-import inspect
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import LightningModule
 
-from lit_guide.engine.allowed import is_allowed
+from lit_guide.engine.allowed import how_to_allow, is_allowed
+from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run.weights import SUFFIX, read_weights
 
@@ -58,28 +58,41 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
+def check_plain(hyper_parameters: Mapping[str, Any], model: type[LightningModule]) -> None:
+    """Refuse, before training, hyperparameters for which `read_checkpoint` would refuse the checkpoint.
+
+    Raises:
+        ConfigError: with what to change in the class.
+    """
+    for key, value in hyper_parameters.items():
+        if fault := _fault_in({key: value}):
+            raise ConfigError(
+                f"A checkpoint of {model.__name__} could not be read again: {fault}. "
+                f"Leave it out: self.save_hyperparameters(ignore=[{key!r}])"
+            )
+
+
 def check_hyper_parameters(checkpoint: Mapping[str, Any], model: type[LightningModule], path: str | Path) -> None:
     """Refuse hyperparameters that a class of models can't be built from.
 
     Raises:
         UserError: it does not take one of them, or needs others; the message names them.
     """
-    saved, takes = checkpoint["hyper_parameters"], inspect.signature(model.__init__).parameters
-    if not saved:
+    saved, takes = checkpoint["hyper_parameters"], {parameter.name: parameter for parameter in parameters_of(model)}
+    if takes and not saved:
         kept = "self.save_hyperparameters() in its __init__ keeps them"
         raise UserError(
-            f"{path} is not a checkpoint of {model.__name__}: it has no hyper_parameters; {kept}.{_alternative(Path(path))}"
+            f"{path} is not a checkpoint of {model.__name__}: it has no hyper_parameters; {kept}."
+            f"{_alternative(Path(path), needed='hyper_parameters')}"
         )
     # `weights` is no key of a checkpoint of ours: it would start a download.
-    strange = [key for key in saved if key not in takes or key in ("self", "weights")]
+    strange = [key for key in saved if key not in takes or key == "weights"]
     if strange:
         raise UserError(
             f"{path} was refused: its hyperparameters hold {strange[0]!r}, which {model.__name__} does not take. "
             "If it is of another class, give that with --model CLASS. Nothing that it names was imported."
         )
-    needed = [key for key, value in takes.items() if key != "self" and value.default is inspect.Parameter.empty]
-    needed = [key for key in needed if takes[key].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD] + ["optimizer"]
-    if missing := [key for key in needed if key in takes and key not in saved]:
+    if missing := [key for key, value in takes.items() if value.default is value.empty and key not in saved]:
         raise UserError(f"{path} was refused: its hyperparameters lack {', '.join(missing)}, which {model.__name__} takes.")
 
 
@@ -146,15 +159,21 @@ def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
             return f"its hyperparameter {key!r} is no plain value"
         name = value.get("name") if isinstance(value, dict) else value
         if key in ("optimizer", "scheduler", "loss") and value is not None and not _is_class_name(name):
-            return f"its hyperparameter {key!r} is {str(name)!r}, not the name of a class"
+            return f"its hyperparameter {key!r} is {str(name)!r}, {_not_taken(name)}"
         if key == "network" and not _is_class_name(name):
-            return f"its network {str(value)!r} is none of lit-guide's"
+            return f"its network {str(value)!r} is {_not_taken(name)}"
     return ""
 
 
 def _is_class_name(name: Any) -> bool:
     """Whether this is a bare name, which imports nothing, or the path of a class that may be imported."""
     return isinstance(name, str) and (name.isidentifier() or ("." in name and is_allowed(name)))
+
+
+def _not_taken(name: Any) -> str:
+    """Why a name is not taken."""
+    is_path = isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+    return f"of a package that may not be imported ({how_to_allow(name)})" if is_path else "not the name of a class"
 
 
 def _is_plain(value: Any) -> bool:
@@ -169,12 +188,12 @@ def _in_brackets(reason: str) -> str:
     return f" ({reason.strip().splitlines()[0][:200]})" if reason.strip() else ""
 
 
-def _alternative(path: Path) -> str:
+def _alternative(path: Path, needed: str = "state_dict") -> str:
     others = [p for p in sorted(path.parent.glob("*.ckpt"), key=lambda p: -p.stat().st_mtime) if p != path]
     for other in others:
         try:
-            torch.load(other, map_location="meta", weights_only=True)
+            if needed in torch.load(other, map_location="meta", weights_only=True):
+                return f" Use {other} instead."
         except Exception:  # whatever is wrong with that one, it is not the one to offer
             continue
-        return f" Use {other} instead."
     return " Use another checkpoint, or train anew."
