@@ -7,7 +7,8 @@ import numpy as np
 from jsonargparse.typing import NonNegativeFloat
 
 from lit_guide.engine.data.arrays import ArrayDataset, read_npz
-from lit_guide.engine.data.module import DataModule, Source
+from lit_guide.engine.data.module import DataModule
+from lit_guide.engine.data.source import Source
 
 
 class DigitsData(DataModule):

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lit_guide.engine.data.base import Source
+from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import ImageDataset, Paths
 from lit_guide.engine.photos.module import Listing, PhotoData

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.engine.data.base import ImageDataModule, Source
+from lit_guide.engine.data.base import ImageDataModule
+from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.photos.crops import EvalTransform
 from lit_guide.engine.photos.decode import UnreadableImageError, decode, find_images

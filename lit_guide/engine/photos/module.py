@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lit_guide.engine.data.base import ImageDataModule, Source, check_classes
+from lit_guide.engine.data.base import ImageDataModule
+from lit_guide.engine.data.source import Source, check_classes
 from lit_guide.engine.data.splits import grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
