@@ -15,7 +15,8 @@ from torch import Tensor
 from lit_guide.engine.data.splits import SPLIT_NAMES
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import ImageDataset, Paths
-from lit_guide.engine.photos.module import Listing, PhotoData, shown
+from lit_guide.engine.photos.listing import Listing, shown
+from lit_guide.engine.photos.module import PhotoData
 
 # What Windows, macOS, network drives and repairs leave between images, in lower case.
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}

@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from lit_guide.engine.errors import UserError, warn
-from lit_guide.engine.photos.module import joined, most_workers, shown
+from lit_guide.engine.photos.listing import joined, shown
+from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import best_checkpoint
 
