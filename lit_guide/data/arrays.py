@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from lit_guide.engine.data.arrays import ArrayDataset as ArrayDataset
 from lit_guide.engine.data.arrays import read_npy_folder
 from lit_guide.engine.data.arrays import read_npz as read_npz
-from lit_guide.engine.data.module import DataModule
-from lit_guide.engine.data.source import Source
+from lit_guide.engine.data.module import DataModule, Source
 from lit_guide.engine.data.splits import SPLITS, named_split
 from lit_guide.engine.errors import UserError
 

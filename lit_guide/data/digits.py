@@ -7,8 +7,7 @@ import numpy as np
 from jsonargparse.typing import NonNegativeFloat
 
 from lit_guide.engine.data.arrays import ArrayDataset, read_npz
-from lit_guide.engine.data.module import DataModule
-from lit_guide.engine.data.source import Source
+from lit_guide.engine.data.module import DataModule, Source
 
 
 class DigitsData(DataModule):

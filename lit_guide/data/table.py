@@ -147,8 +147,7 @@ def _numbered(labels: list[str]) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _raise_for(bad: list[bool], fault: str) -> None:
-    rows = [str(row) for row, is_bad in enumerate(bad, start=1) if is_bad]
-    if rows:
+    if rows := [str(row) for row, is_bad in enumerate(bad, start=1) if is_bad]:
         more = ", ..." if len(rows) > 10 else ""
         raise UserError(
             f"{fault} in {len(rows)} of {len(bad)} rows, counted from 1 below the heading: {', '.join(rows[:10])}{more}."

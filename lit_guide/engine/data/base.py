@@ -69,12 +69,10 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must be 0 or more "
                 "and leave something to train on: make their sum less than 1."
             )
-        self.batch_size: int = batch_size
+        # As plain numbers: the parser's are of classes of its own, which a checkpoint may not hold.
+        self.batch_size, self.image_size = int(batch_size), None if image_size is None else int(image_size)
         self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
-        self.split_seed = split_seed
-        self.num_workers = num_workers
-        self.image_size: int | None = image_size
-        self.augment = augment
+        self.split_seed, self.num_workers, self.augment = split_seed, num_workers, augment
         self.mixup, self.cutmix, self.sampler, self.statistics = mixup, cutmix, sampler, statistics
 
     @abstractmethod
@@ -207,7 +205,9 @@ class ImageDataModule(LightningDataModule, ABC):
         """Test batches in order."""
         return self._loader("test")
 
-    predict_dataloader = test_dataloader  # what `predict` runs on when it is given no images
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test split: what `predict` runs on when it is given no images."""
+        return self.test_dataloader()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Seed what a training step draws, augmentation on the device and dropout, by its place in the run."""

@@ -82,7 +82,7 @@ class PhotoData(ImageDataModule):
             raise ConfigError(f"data.group_pattern is no regular expression: {error}.") from None
         if self.group_pattern is not None and self.group_pattern.groups != 1:
             raise ConfigError(f"data.group_pattern {group_pattern} must have one group in brackets, such as (patient\\d+)_.")
-        self.size: int = image_size
+        self.size = int(image_size)
         self.crop: float | None = crop
         self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
         self.on_bad_image, self.cache = on_bad_image, cache
@@ -175,7 +175,7 @@ class PhotoData(ImageDataModule):
             self.min_area,
             self.flip,
             extra() if extra is not None else None,
-            v2.RandomErasing(self.erasing) if self.erasing else None,
+            v2.RandomErasing(float(self.erasing)) if self.erasing else None,
         )
 
     @property
