@@ -120,6 +120,14 @@ def test_the_readme_asks_what_cookiecutter_asks() -> None:
     assert [prompt.partition(" (")[0] for _, prompt in shown] == [word.partition(" (")[0] for word in words]
 
 
+def test_an_import_that_a_long_name_makes_too_long_is_broken_up() -> None:
+    line = f"    from {'a' * 80} import b, {'c' * 26} as d"
+    assert len(line) == 131
+    text = f"import e\n{line}\n{line[1:]}\n"
+    parts = f"    from {'a' * 80} import (\n        b,\n        {'c' * 26} as d,\n    )"
+    assert hook("post_gen_project").wrapped(text) == f"import e\n{parts}\n{line[1:]}\n"
+
+
 def test_no_file_stands_here_twice() -> None:
     contents = [content for name in tracked() if len(content := (ROOT / name).read_bytes()) > 1]
     assert len(set(contents)) == len(contents)
