@@ -53,7 +53,7 @@ def link_from(site: Path, chapter: Path, path: str, anchor: str | None) -> str:
         return path.removesuffix(".md") + ".ipynb" + (anchor or "")
     here = site / "notebooks" / chapter.parent.name
     target = (chapter.parent / path).resolve()
-    if target.suffix == ".md" and DOCS.resolve() in target.parents:
+    if target.suffix == ".md" and any((DOCS / folder).resolve() in target.parents for folder in LANGUAGES):
         target = site / target.relative_to(DOCS.resolve()).with_suffix(".html")
     try:
         return Path(os.path.relpath(target, here)).as_posix() + (anchor or "")

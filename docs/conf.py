@@ -71,8 +71,8 @@ def add_languages(app: Any, page: str, template: str, context: dict[str, Any], d
 
 
 def link_to_repository(app: Any, page: str, source: list[str]) -> None:
-    """Let links to Markdown files outside of docs/, such as the README, lead to these files."""
-    source[0] = re.sub(r"\]\(((?:\.\./){2,}[\w/]+\.md)", r"](path:\1", source[0])
+    """Let links to Markdown files outside of the guide, such as the README, lead to these files."""
+    source[0] = re.sub(r"\]\(((?:(?:\.\./){2,}|\.\./howto/)[\w/]+\.md)", r"](path:\1", source[0])
 
 
 def setup(app: Any) -> None:
