@@ -18,7 +18,7 @@ SINKS = {
     "warn",
     "misfit",
     "_raise_for",
-    "_fail",
+    "fail",
     "Finding",
     "Verdict",
     "Driver",
@@ -37,7 +37,7 @@ NO_ENTRY = (
     "Everything is in|predict --run|test --run|--formats onnx|Written|Run directory|All findings are in|nothing must be mended",
     "worth a look|Put back where|the same command with --fix undo|batches a step|and predictions.json|cookiecutter",
     "train, check and export image classifiers|Use one of|and more|none at all|train on a GPU|not here",
-    "pip install --upgrade|nvidia-smi; in Docker|CUDA build|decode every image|What is in this|usage|unset CUDA_VIS",
+    "pip install --upgrade|nvidia-smi; in Docker|CUDA build|decode every image|What is in this|usage|unset CUDA_VIS|lists a command's options|import main; main",
 )
 VARIABLE = "…"
 CODE = re.compile(r"(`+) ?(.+?) ?\1(?!`)")

@@ -1,6 +1,7 @@
 """LightningCLI as it is used here: what can be configured, and what is built from it."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ class ClassifierCLI(LightningCLI):
         self.call = read_call(command.split()[0], args)
         self.ckpt_path, self.continued = self.call.ckpt_path, self.call.continued
         allow(self.call.allow)
-        helping = bool({"-h", "--help"} & set(args))  # lists the arguments of the usual model; others have --model.help CLASS
+        # Lists the arguments of the usual model, and below it; others have --model.help CLASS.
+        helping = any(arg in ("-h", "--help") or re.match(r"--model\.[\w.]+\.help\b", arg) for arg in args)
         super().__init__(
             model if helping else None,
             None,
