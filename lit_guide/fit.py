@@ -25,7 +25,8 @@ from lit_guide.engine.run.weights import write_weights
 from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint
 from lit_guide.engine.train.failures import explain_failure
 from lit_guide.engine.train.guards import Guards
-from lit_guide.engine.train.metrics import MetricsCSV, NoProfiler, Throughput, environment
+from lit_guide.engine.train.lean import NoProfiler, leave_out_empty_hooks
+from lit_guide.engine.train.metrics import MetricsCSV, Throughput, environment
 from lit_guide.engine.train.progress import ProgressBar
 from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.summary import Summary
@@ -86,6 +87,8 @@ def start(command: str, args: list[str]) -> Start:
         if training and not going_on:
             runs.release_run_dir(cli.run_dir)
         raise
+    if not cli.call.images:
+        leave_out_empty_hooks(cli.trainer, cli.model)
     return cli
 
 

@@ -1,6 +1,8 @@
 """Fixtures that train once and lend the run to every test that only reads it."""
 
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -23,6 +25,14 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def active_environment() -> Iterator[None]:
+    """As in an environment that was activated: what messages tell to type begins with the command's name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,8 +2,12 @@
 
 import importlib.util
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +44,64 @@ def must_be_tidy(project: Path) -> None:
 
 def must_be_typed(project: Path) -> None:
     """`mypy --strict` on the project's package. Torch, the most of it, is the same in every project: one cache."""
-    must(sys.executable, "-m", "mypy", "--cache-dir", Path(tempfile.gettempdir()) / "lit-guide-mypy", cwd=project)
+    must(sys.executable, "-m", "mypy", cwd=project, MYPY_CACHE_DIR=mypy_cache())
+
+
+def mypy_cache() -> str:
+    """A folder that outlives the tests: filling it takes half a minute."""
+    return str(Path(tempfile.gettempdir()) / "lit-guide-mypy")
+
+
+def must_keep_its_contracts(project: Path) -> None:
+    """import-linter finds no import upwards; a project without contracts has none to break."""
+    if "[tool.importlinter]" in (project / "pyproject.toml").read_text(encoding="utf-8"):
+        must(Path(sysconfig.get_path("scripts")) / "lint-imports", "--no-cache", cwd=project, PYTHONPATH=str(project))
+
+
+def must_import_and_collect(project: Path) -> int:
+    """Every module is imported and every test found, in one process: importing torch takes the time. How many tests."""
+    package = package_of(project)
+    code = f"""
+import importlib, pkgutil, pytest, {package}
+for module in pkgutil.walk_packages({package}.__path__, "{package}."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+raise SystemExit(pytest.main(["--collect-only", "--quiet", "-p", "no:cacheprovider"]))
+"""
+    out = must(sys.executable, "-c", code, cwd=project, PYTHONPATH=str(project))
+    return int(re.findall(r"(\d+) tests? collected", out)[-1])
+
+
+def commands_of(project: Path, package: str) -> set[str]:
+    """What `--help` lists."""
+    shown = must(sys.executable, "-m", package, "--help", cwd=project, PYTHONPATH=str(project))
+    return set(re.findall(r"^  ([a-z]+) {2,}\S", shown.partition("\ncommands:\n")[2].partition("\n\n")[0], flags=re.MULTILINE))
+
+
+def package_of(project: Path) -> str:
+    (package,) = [path.parent.name for path in project.glob("*/cli.py")]
+    return package
+
+
+def lend_environment(project: Path) -> dict[str, str]:
+    """Give the project a `.venv` that has what this environment has, and itself; how to call make in it.
+
+    Nothing is installed, which `make` would do first: two minutes, and another gigabyte each time.
+    """
+    venv = project / ".venv"
+    must(sys.executable, "-m", "venv", "--without-pip", venv, cwd=project)
+    (library,) = venv.glob("lib/python*/site-packages")
+    (library / "lent.pth").write_text(f"{project}\n{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+    for program in Path(sysconfig.get_path("scripts")).iterdir():
+        if not (venv / "bin" / program.name).exists():
+            (venv / "bin" / program.name).symlink_to(program)
+    command = venv / "bin" / project.name
+    python = shlex.quote(str(venv / "bin" / "python"))
+    command.write_text(f'#!/bin/sh\nexec {python} -m {package_of(project)} "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    (venv / "installed").touch()
+    own = dict.fromkeys(("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_ADDOPTS"), "")
+    return {**own, "MYPY_CACHE_DIR": mypy_cache()}
 
 
 def commit(folder: Path, message: str) -> str:
@@ -114,5 +175,33 @@ def bake(try_bake: Callable[..., Done], tmp_path: Path) -> Bake:
         assert done.returncode == 0, done.stdout + done.stderr
         (project,) = [path for path in tmp_path.iterdir() if (path / "pyproject.toml").is_file()]
         return project
+
+    return bake
+
+
+@pytest.fixture(scope="session")
+def baked(template: Path, settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Bake:
+    """A project with these answers, made once: baked(data="folder", parts="core"). To be read, not changed."""
+    made: dict[tuple[tuple[str, str], ...], Path] = {}
+
+    def bake(**answers: str) -> Path:
+        key = tuple(sorted(answers.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("baked")
+            given = [f"{name}={value}" for name, value in key]
+            must(sys.executable, "-m", "cookiecutter", template, "--no-input", *given, cwd=folder, **settings)
+            (made[key],) = folder.iterdir()
+        return made[key]
+
+    return bake
+
+
+@pytest.fixture
+def own_bake(baked: Bake, tmp_path: Path) -> Bake:
+    """A copy of such a project, to be changed."""
+
+    def bake(**answers: str) -> Path:
+        project = baked(**answers)
+        return Path(shutil.copytree(project, tmp_path / project.name))
 
     return bake

@@ -1,5 +1,6 @@
 """FAULTS F29: an answer gives a valid project, or an error before anything is left on disk."""
 
+import json
 import sys
 import tomllib
 from collections.abc import Callable
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, Done, hook
+from .conftest import ROOT, Done, call, hook
 
 GOOD = {"project_name": "Leaf Doctor", "project_slug": "leaf-doctor", "package_name": "leaf_doctor", "description": "Leaves",
-        "author_name": "Zoë", "author_email": ""}  # fmt: skip
+        "author_name": "Zoë", "author_email": "", "parts": "standard"}  # fmt: skip
+IN_PLACE = GOOD | {"_repo_dir": ".", "_output_dir": str(ROOT)}
 TryBake = Callable[..., Done]
 
 
@@ -55,6 +57,36 @@ def test_such_a_slug_is_fine(name: str) -> None:
 def test_f29_no_such_text(key: str, value: str) -> None:
     (problem,) = hook("pre_gen_project").problems(GOOD | {key: value})
     assert problem.startswith(f"{key} {value!r}: ")
+
+
+@pytest.mark.parametrize(
+    "answer", ["core", "standard", "all", "doctor", "inspect,doctor", " doctor , inspect ", "standard, doctor"]
+)
+def test_such_parts_are_fine(answer: str) -> None:
+    assert hook("pre_gen_project").problems(IN_PLACE | {"parts": answer}) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [("docter", "docter"), ("", ""), ("doctor,", ""), ("doctor inspect", "doctor inspect"), ("core,../x", "../x"),
+     ("__init__", "__init__"), ("Doctor", "Doctor"), ("none", "none"), ("doctor\ninspect", "doctor\ninspect")],
+)  # fmt: skip
+def test_f29_no_such_part(answer: str, named: str) -> None:
+    (problem,) = hook("pre_gen_project").problems(IN_PLACE | {"parts": answer})
+    there = "use core, standard, all, or names separated by commas: doctor, inspect"
+    assert problem.startswith(f"parts {answer!r}: there is no part {named!r}; {there}")
+
+
+def test_f29_a_part_that_is_not_there_leaves_nothing_behind(
+    try_bake: TryBake, template: Path, settings: dict[str, str], tmp_path: Path
+) -> None:
+    """cruft says nothing of where its clone is: the parts are those of the commit that it names."""
+    answers = json.dumps({"parts": "doctor,docter"})
+    arguments = ["create", template, "--no-input", "--extra-context", answers]
+    for done in (try_bake(parts="doctor,docter"), call(sys.executable, "-m", "cruft", *arguments, cwd=tmp_path, **settings)):
+        assert done.returncode == 1
+        assert "there is no part 'docter'; use core, standard, all, or names separated by commas: doctor, inspect" in done.stderr
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["", 'It\'s "quoted" \\ $(touch x) `x` <b>&amp; %s {} # 数字 🙂', "x" * 500])

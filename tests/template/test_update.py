@@ -1,13 +1,14 @@
 """Updates with cruft: what the user changed and what the template changed are both there afterwards."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import Done, call, commit, hook, must
+from .conftest import JINJA_FOLDER, Done, call, commands_of, commit, hook, must
 from .test_bakes import files_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="cruft supports Windows through WSL only")]
@@ -66,7 +67,9 @@ def test_the_users_edit_and_the_templates_change_both_survive(
 
     replace(own_template / "configs/digits.yaml", "max_epochs: 20", "max_epochs: 21")
     replace(own_template / "lit_guide/networks.py", "import inspect\n", "import inspect  # lit_guide changed\n")
-    replace(own_template / "README.md", "## What a run leaves behind\n", "## What a run leaves behind\n\nNews of lit-guide.\n")
+    page = own_template / "docs/howto/update.md"
+    replace(page, "## Parts and sources\n", "## Parts and sources\n\nNews of lit-guide.\n")
+    replace(own_template / JINJA_FOLDER / "README.md", "## Make it your own\n", "## Make it your own\n\nMore news.\n")
     (own_template / "lit_guide/news.py").write_text('"""News of lit_guide."""\n')
     (own_template / "configs/warmup_cosine.yaml").unlink()
     (own_template / "configs/debug/profile.yaml").write_text("# changed\n")
@@ -84,7 +87,10 @@ def test_the_users_edit_and_the_templates_change_both_survive(
     assert '{"cnn": CNN, "mine": CNN}' in networks
     assert (project / "leaf_doctor/mine.py").read_text() == '"""Mine."""\n'
     assert (project / "leaf_doctor/news.py").read_text() == '"""News of leaf_doctor."""\n'
-    assert "\n\nNews of leaf-doctor.\n" in (project / "README.md").read_text()
+    assert "\n\nNews of leaf-doctor.\n" in (project / "docs/howto/update.md").read_text()
+    readme = (project / "README.md").read_text()
+    assert "\n\nMore news.\n" in readme
+    assert "| `leaf_doctor/news.py` | News of leaf_doctor |\n" in readme
     assert not (project / "configs/warmup_cosine.yaml").exists()
     assert not (project / "configs/debug/profile.yaml").exists()
     assert not list(project.rglob("*.rej"))
@@ -118,6 +124,60 @@ def test_uncommitted_work_is_not_updated_over(project: Path, own_template: Path,
     digits = (project / "configs/digits.yaml").read_text()
     assert "lr: 0.001" in digits
     assert "max_epochs: 20" in digits
+
+
+def variables(page: str) -> list[str]:
+    """The answers that the page about updates changes, as they are typed there."""
+    return re.findall(r"^uvx cruft update -y --variables-to-update '(.+?)'", page, flags=re.MULTILINE)
+
+
+def test_an_update_adds_and_removes_parts_and_sources(project: Path, own_template: Path, settings: dict[str, str]) -> None:
+    """Both commands of the page, one after the other; what is the user's own stays."""
+    replace(project / "leaf_doctor/networks.py", '{"cnn": CNN}', '{"cnn": CNN, "mine": CNN}')
+    commit(project, "My own work")
+    parts = {path.parent.name for path in own_template.glob("lit_guide/parts/*/__init__.py")}
+    fewer, more = variables((project / "docs/howto/update.md").read_text())
+
+    for answers in (fewer, more):
+        update = cruft("update", "-y", "--variables-to-update", answers, cwd=project, settings=settings)
+        assert update.returncode == 0, update.stdout + update.stderr
+        assert "Next:" not in update.stdout
+        assert not list(project.rglob("*.rej"))
+        assert cruft("diff", "--exit-code", cwd=project, settings=settings).stdout.count("\n+++ ") == 1
+        there = {path.name for path in (project / "leaf_doctor/parts").iterdir() if path.is_dir()}
+        folder = project / "leaf_doctor/data/folder.py"
+        if answers == fewer:
+            assert there == {"doctor"}
+            assert "data" not in commands_of(project, "leaf_doctor")
+            assert not folder.exists()
+        else:
+            assert there == parts
+            assert "data" in commands_of(project, "leaf_doctor")
+            assert folder.exists()
+            assert (project / "configs/folder.yaml").exists()
+            assert "configs/folder.yaml" in (project / "Makefile").read_text()
+        assert '"mine": CNN' in (project / "leaf_doctor/networks.py").read_text()
+        commit(project, "Updated")
+
+
+def test_a_part_that_was_deleted_stays_away(project: Path, own_template: Path, settings: dict[str, str]) -> None:
+    shutil.rmtree(project / "leaf_doctor/parts/doctor")
+    commit(project, "Without doctor")
+    replace(own_template / "lit_guide/parts/doctor/__init__.py", '"""\n', '"""\n\nNEWS = 1\n')
+    replace(own_template / "configs/digits.yaml", "max_epochs: 20", "max_epochs: 21")
+    commit(own_template, "The template moves on")
+    update = cruft("update", "-y", cwd=project, settings=settings)
+    assert update.returncode == 0, update.stdout + update.stderr
+    assert not (project / "leaf_doctor/parts/doctor").exists()
+    assert "max_epochs: 21" in (project / "configs/digits.yaml").read_text()
+    assert not list(project.rglob("*.rej"))
+
+
+def test_a_part_that_is_not_there_is_refused_by_an_update(project: Path, settings: dict[str, str]) -> None:
+    update = cruft("update", "-y", "--variables-to-update", '{"parts": "docter"}', cwd=project, settings=settings)
+    assert update.returncode == 1
+    assert "there is no part 'docter'" in update.stderr
+    assert must("git", "status", "--porcelain", cwd=project) == ""
 
 
 def test_a_project_of_plain_cookiecutter_can_be_linked(own_template: Path, settings: dict[str, str], tmp_path: Path) -> None:

@@ -6,25 +6,23 @@ runs/<name>/<timestamp>/ holds config.yaml, metrics.csv, checkpoints/{best,last}
 import contextlib
 import json
 import os
-import shlex
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lit_guide.engine.errors import ConfigError, UserError, is_first
+from filelock import lock_descriptor
 
-try:
-    import fcntl
-except ImportError:  # Windows, where a run directory is not locked
-    fcntl = None  # type: ignore[assignment]
+from lit_guide.engine.errors import ConfigError, UserError, is_first
+from lit_guide.engine.machine import command
 
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
 WEIGHTS = Path("checkpoints") / "best.safetensors"
 LAST = Path("checkpoints") / "last.ckpt"
-STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "metrics.csv.earlier", ".write-test"}
+STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "metrics.csv.partial"}
 
 # Lightning starts the other processes of a DDP run with our environment: they share the first one's directory through it.
 RUN_DIR_VARIABLE = "LIT_GUIDE_CURRENT_RUN_DIR"
@@ -49,17 +47,15 @@ def enter_run_dir(path: Path) -> None:
     """
     if is_first():
         os.environ[RUN_DIR_VARIABLE] = str(path)
-    if not _is_first_of_all() or fcntl is None:
+    if not _is_first_of_all():
         return
     _held.close()
-    with contextlib.suppress(OSError):  # a file system without locks
+    with contextlib.suppress(OSError):  # Windows, which opens no directory; a file system without locks
         directory = os.open(path, os.O_RDONLY)
         _held.callback(os.close, directory)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_descriptor(directory, blocking=False):
             leave_run_dir()
-            raise ConfigError(f"{path} is in use: a run that goes on is training there. Wait for it, or stop it first.") from None
+            raise ConfigError(f"{path} is in use: a run that goes on is training there. Wait for it, or stop it first.")
 
 
 def leave_run_dir() -> None:
@@ -118,13 +114,11 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
             if run_dir is not None:
                 raise ConfigError(
                     f"--run_dir {run_dir} already holds a run or other files, and nothing is overwritten. "
-                    f"Give a new directory, or continue that run with: fit --run {run_dir}"
+                    f"Give a new directory, or continue that run with: {command('fit', '--run', str(run_dir))}"
                 ) from None
             path = path.with_name(f"{stamp}-{attempt}")
         except OSError as error:
-            raise UserError(
-                f"The run directory {path} can't be made: {error.strerror}. Give another one with --run_dir DIR."
-            ) from None
+            raise UserError(f"The run directory {path} can't be made: {error.strerror}. Give another: --run_dir DIR.") from None
     check_space(path)
     enter_run_dir(path)
     return path
@@ -156,10 +150,9 @@ def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> N
     Raises:
         UserError: with the reason and the free space.
     """
-    probe = path / ".write-test"
     try:
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"x" * 4096)
         free = shutil.disk_usage(path).free
     except OSError as error:
         raise UserError(f"{path} can't be written to: {error.strerror}. Give another directory with {flag} DIR.") from None
@@ -182,7 +175,8 @@ def find_run(run: str, checkpoint: Path = BEST) -> Path:
         found = [path.parent.parent for path in RUNS.rglob(checkpoint.as_posix())]
         found = [path for path in found if (path / "config.yaml").is_file()]
         if not found:
-            raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: fit --config FILE")
+            train = command("fit", "--config", "FILE")
+            raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: {train}")
         return max(found, key=lambda path: (path / checkpoint).stat().st_mtime).absolute()
     path = Path(run).absolute()
     if not (path / "config.yaml").is_file():
@@ -205,7 +199,7 @@ def how_to_go_on(run_dir: Path) -> str:
         return ""
     if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
         return "It goes on where it is started again, or by the same command with --resume true."
-    return f"Go on with: lit-guide fit --run {shlex.quote(str(run_dir))}"
+    return f"Go on with: {command('fit', '--run', str(run_dir))}"
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What a run shows when it ends: tables of figures and exports, where everything is, and what to type next."""
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
+
+from lit_guide.engine.machine import command, short
 
 
 def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -39,14 +40,13 @@ def print_closing(run_dir: Path, results: Mapping[str, Any], missing: Sequence[s
     if missing:
         print("\nThe model is trained. To export it and to predict with it, it still lacks:")
         print("\n".join(f"  {piece}" for piece in missing))
-    here = _short(run_dir)
+    here = short(run_dir)
     names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json")
     files = [name for name in names if (run_dir / name).exists()]
     print(f"\nEverything is in {here}: {', '.join(files)}\n\nNext:")
-    here = shlex.quote(here)
-    further = (f"predict --run {here} --images FILE_OR_FOLDER", f"export --run {here} --formats onnx")
-    for command in (f"test --run {here}", *(further if not missing else ())):
-        print(f"  lit-guide {command}")
+    further = (("predict", "--images", "FILE_OR_FOLDER"), ("export", "--formats", "onnx"))
+    for name, *more in (("test",), *(() if missing else further)):
+        print(f"  {command(name, '--run', here, *more)}")
 
 
 def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
@@ -59,11 +59,3 @@ def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
             size = f"{entry['bytes'] / 1e3:.0f} kB"
             rows.append((entry["format"], entry["path"], size, f"{entry['max_abs_diff']:.1e}"))
     print_table("Exports", ("format", "file", "size", "max abs difference"), rows)
-
-
-def _short(path: Path) -> str:
-    """The path as a user would type it from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from torch import distributed
 
 from lit_guide.engine.errors import Stopped, UserError
@@ -27,17 +27,15 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(run_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=monitor)
         self.continued = continued
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Nothing: it is saved when an epoch ends, and asking after each batch costs time."""
+    on_train_batch_end = Callback.on_train_batch_end  # it is saved when an epoch ends; asking after each batch costs time
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score; Lightning would drop it where the directory has another path than before."""
+        """Restore the best score, for the file here: Lightning would drop it where the directory was moved."""
         if self.continued:
-            old, new = str(state_dict["dirpath"]), str(self.dirpath)
-            paths = ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path")
-            moved = {key: str(state_dict[key]).replace(old, new) for key in paths}
-            best = {path.replace(old, new): score for path, score in state_dict["best_k_models"].items()}
-            super().load_state_dict({**state_dict, **moved, "best_k_models": best})
+            best = str(Path(str(self.dirpath), "best.ckpt")) if state_dict["best_model_path"] else ""
+            moved = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best, "last_model_path": ""}
+            scores = dict(zip([best], state_dict["best_k_models"].values(), strict=False))  # none, or the one there is
+            super().load_state_dict({**state_dict, **moved, "best_k_models": scores})
 
 
 class LastCheckpoint(Checkpoint):
@@ -104,12 +102,15 @@ class LastCheckpoint(Checkpoint):
         stopping = self.stop.vote(trainer)
         if self.every_n_steps and not _accumulating(trainer) and trainer.global_step % self.every_n_steps == 0:
             self._due = True
-        self._between_batches(trainer, stopping, after_all=not self._validates(trainer))
+        if self._wanted(trainer, stopping) and not self._validates(trainer):
+            self._save_in_between(trainer, stopping)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise, in the middle of an epoch."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
-            self._between_batches(trainer, self.stop.vote(trainer, at_once=True))
+            stopping = self.stop.vote(trainer, at_once=True)
+            if self._wanted(trainer, stopping):
+                self._save_in_between(trainer, stopping)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save a whole epoch; one that was broken off is saved already."""
@@ -148,18 +149,19 @@ class LastCheckpoint(Checkpoint):
             return False
         return ((loop.batch_idx if every else loop.total_batch_idx) + 1) % trainer.val_check_batch == 0
 
-    def _between_batches(self, trainer: Trainer, stopping: int, after_all: bool = True) -> None:
-        """Save and stop where that is due; `after_all`: what belongs to the batch is done."""
+    def _wanted(self, trainer: Trainer, stopping: int) -> bool:
+        """Whether something is to be saved here, between two batches of an epoch, and can be."""
         if _accumulating(trainer):
             self._held, trainer.should_stop = self._held or trainer.should_stop, False
-            return
+            return False
         if self._held:
             self._held, trainer.should_stop = False, True
-        if trainer.is_last_batch or not after_all:
-            return
-        # The run ends here, but this epoch does not: it can be gone on with.
+        # Where the run ends but not this epoch, it can be gone on with.
         ending = _may_end(trainer) or trainer.global_step == trainer.max_steps
-        if (self._due or stopping or ending) and self._saved != trainer.fit_loop.total_batch_idx:
+        return (self._due or stopping > 0 or ending) and not trainer.is_last_batch
+
+    def _save_in_between(self, trainer: Trainer, stopping: int) -> None:
+        if self._saved != trainer.fit_loop.total_batch_idx:
             self._save(trainer)
         if stopping:
             raise Stopped(stopping)
@@ -178,13 +180,15 @@ class LastCheckpoint(Checkpoint):
 
 def _accumulating(trainer: Trainer) -> bool:
     """Whether the optimizer's step is still to come, after this batch."""
-    return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+    every = trainer.accumulate_grad_batches
+    return every > 1 and not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % every != 0
 
 
 def _may_end(trainer: Trainer) -> bool:
     """Whether something such as early stopping or the time limit ends the run, and no minimum stands against it."""
-    whole = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
-    return trainer.should_stop and whole
+    if not trainer.should_stop:
+        return False
+    return trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
 
 
 def _step_plateau(trainer: Trainer) -> None:
@@ -199,6 +203,5 @@ def best_checkpoint(trainer: Trainer) -> Path | None:
     if isinstance(trainer.strategy.checkpoint_io, CheckpointWriter):
         trainer.strategy.checkpoint_io.wait()
     saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    ours = [callback for callback in saving if isinstance(callback, BestCheckpoint)]
-    paths = [Path(callback.best_model_path) for callback in ours or saving if callback.best_model_path]
-    return paths[0] if paths and paths[0].is_file() else None
+    saving.sort(key=lambda callback: not isinstance(callback, BestCheckpoint))
+    return next((Path(path) for callback in saving if Path(path := callback.best_model_path).is_file()), None)

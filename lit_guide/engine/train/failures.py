@@ -2,7 +2,6 @@
 
 import errno
 import re
-import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from lit_guide.engine.errors import UserError
+from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.guards import Guards
 
@@ -85,8 +85,8 @@ def _out_of_memory(text: str, trainer: Trainer, datamodule: LightningDataModule)
         return f"{failed} Half of it at a time needs less: {with_half} ({then} images a step on each device, {as_now})."
     root = Path(trainer.default_root_dir)
     scoring = step in ("validate", "test") and (root / runs.BEST).is_file()
-    command = f"lit-guide {step} --run {shlex.quote(str(root))} " if scoring else ""
-    return f"{failed} Use {command}{half}."
+    again = command(step, "--run", str(root)) + " " if scoring else ""
+    return f"{failed} Use {again}{half}."
 
 
 def _batch_size(datamodule: LightningDataModule) -> int:

@@ -1,7 +1,6 @@
-"""Stops a run that can't succeed, and says why: a loss that is not finite, weights that DDP waits for; tells of slow data."""
+"""Stops a run that can't succeed, and says why: a loss that is not finite, weights that DDP waits for."""
 
 import math
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -15,8 +14,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from lit_guide.engine.errors import UserError, warn
-from lit_guide.engine.photos.module import joined, most_workers, shown
+from lit_guide.engine.errors import UserError
+from lit_guide.engine.machine import command
+from lit_guide.engine.photos.module import joined, shown
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import best_checkpoint
 
@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 class Guards(Callback):
-    """Stops a run on a loss or weights that are not finite, and on weights without a gradient in a DDP run; tells of slow data.
+    """Stops a run on a loss or weights that are not finite, and on weights without a gradient in a DDP run.
 
     On the CPU each loss is looked at before it is learnt from. Other devices would have to stop for that: there the losses are
     kept on the device, and read as soon as one that is logged is not finite, or after 1000 batches, and when the epoch ends.
@@ -45,18 +45,12 @@ class Guards(Callback):
 
     Args:
         every: batches after which the losses are read at the latest; None: as said above.
-        wait_share: part of the training time that is spent waiting for data before this is told.
-        wait_seconds: and how many seconds it must be at least.
-        wait_batches: batches after which it is judged, besides the end of an epoch.
     """
 
-    def __init__(
-        self, every: int | None = None, wait_share: float = 0.3, wait_seconds: float = 5.0, wait_batches: int = 200
-    ) -> None:
-        self.every, self.wait_share, self.wait_seconds, self.wait_batches = every, wait_share, wait_seconds, wait_batches
+    def __init__(self, every: int | None = None) -> None:
+        self.every = every
         self._every, self._loss_L, self._unread = 1, torch.zeros(1), 0
         self._steps: deque[Step] = deque()
-        self._told = False  # of slow data
         self._first = True  # until the first backward pass
         self.bad_loss: float | None = None  # a loss whose backward pass anomaly detection is to look at
 
@@ -66,29 +60,11 @@ class Guards(Callback):
         self._every = self.every or (1 if device.type == "cpu" else 1000)
         self._loss_L, self._unread = torch.zeros(self._every, device=device), 0
         self._steps = deque(maxlen=self._every + trainer.accumulate_grad_batches)
-        self._waited, self._trained, self._batches = 0.0, 0.0, 0
-        self._ended: float | None = None
-        self._idle = torch.Event(device) if device.type == "cuda" else None
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count no waiting over what is done between two epochs."""
-        self._ended = None
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nor over a validation."""
-        self._ended = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note the batch, and how long it was waited for."""
+        """Note the batch."""
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self._steps.append(Step(trainer.global_step, trainer.current_epoch, batch_idx, rate))
-        self._began = time.perf_counter()
-        if self._ended is not None:
-            # A DataModule says when the batch came, so that what is done with it on the device does not count.
-            came = max(self._ended, getattr(getattr(trainer, "datamodule", None), "arrived", self._began))
-            if self._idle is None or self._idle.query():  # a GPU that was busy all the time did not wait
-                self._waited += came - self._ended
-            self._trained += self._began - self._ended
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Stop on a loss that is not finite, before it is learnt from."""
@@ -106,28 +82,19 @@ class Guards(Callback):
             _check_unused(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep the loss where it is not looked at yet; from here on the next batch is waited for."""
+        """Keep the loss where it is not looked at yet."""
         if self._every > 1 and isinstance(outputs, Mapping) and "loss" in outputs:
             self._loss_L[self._unread] = outputs["loss"].detach()
             self._unread += 1
             if self._unread == self._every or not _logged_is_finite(trainer):
                 self._read(trainer)
-        self._batches += 1
-        self._ended = time.perf_counter()
-        self._trained += self._ended - self._began
-        if self._idle is not None:
-            self._idle.record()
-        if self._batches % self.wait_batches == 0:
-            self._judge_waiting(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at what was not looked at yet."""
         self._check(trainer, pl_module)
-        self._judge_waiting(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that nobody could go on with."""
-        self._ended = None
         self._check(trainer, pl_module)
 
     def not_finite(self, trainer: Trainer, value: float, back: int = 0, operation: str | None = None) -> UserError:
@@ -169,13 +136,6 @@ class Guards(Callback):
         for place, value in enumerate(self._loss_L[:unread].tolist() if unread else ()):
             if not math.isfinite(value):
                 raise self.not_finite(trainer, value, back=unread - 1 - place)
-
-    def _judge_waiting(self, trainer: Trainer) -> None:
-        share = self._waited / max(self._trained, 1e-9)
-        if not self._told and share > self.wait_share and self._waited > self.wait_seconds:
-            self._told = True
-            part = format(share, ".0%")
-            warn(f"training waited {self._waited:.0f} of {self._trained:.0f} s ({part}) for data. {_faster(trainer)}")
 
 
 def _logged_is_finite(trainer: Trainer) -> bool:
@@ -221,17 +181,6 @@ def _advice(trainer: Trainer, named: bool = False) -> list[str]:
     tries = [f"--model.optimizer.lr {float(group.get('initial_lr', group['lr'])) / 10:g}"]
     tries += ["--trainer.gradient_clip_val 1.0"] if not trainer.gradient_clip_val else []
     tries += ["--precision bf16-mixed or 32-true"] if str(trainer.precision).startswith("16") else []
-    tries += ["lit-guide data check (finds broken images)"]
+    tries += [f"{command('data', 'check')} (finds broken images)"]
     tries += ["--trainer.detect_anomaly true (names the operation)"] if not (named or torch.is_anomaly_enabled()) else []
     return [f"Last finite checkpoint: {saved[0] if saved else 'none was saved'}.", f"Try: {', '.join(tries)}."]
-
-
-def _faster(trainer: Trainer) -> str:
-    """Which flag brings the data faster."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-    workers, most = getattr(data, "loader_processes", 0), most_workers(trainer.num_devices)
-    if workers < most:
-        return f"Load with more processes: --data.num_workers {most} (now {workers})."
-    if getattr(data, "cache", None) == "none":
-        return "All cores load already: decode each image once with --data.cache ram, or disk if the set is larger than memory."
-    return "All cores load already: make the images smaller before training, or put them on a faster disk."

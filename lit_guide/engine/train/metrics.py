@@ -1,108 +1,130 @@
-"""What a run leaves behind in figures: metrics.csv, the speed of training, the versions and the device."""
+"""What a run leaves behind in figures: metrics.csv, the speed of training and of its data, the versions and the device."""
 
 import csv
 import io
 import itertools
 import platform
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.loggers.csv_logs import CSVLogger
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from lit_guide.engine.errors import warn
+from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
 
 
-class MetricsCSV(Logger, CSVLogger):
+class MetricsCSV(Logger):
     """`metrics.csv` in the run directory, every row written at once; a run that is continued goes on in the same file.
+
+    Lightning's CSVLogger deletes the file of an earlier run, and a crash while it adds a column would lose the rows before.
 
     Args:
         run_dir: the run directory.
         keep: rows to keep of a run that was broken off: those that its checkpoint has seen. None: all.
     """
 
-    def __init__(self, run_dir: Path, keep: int | None = None) -> None:
-        super().__init__(root_dir=str(run_dir), name="", version="", flush_logs_every_n_steps=1)
-        self.path, self.rows = run_dir / "metrics.csv", 0
-        earlier = run_dir / "metrics.csv.earlier"
-        if getattr(rank_zero_only, "rank", 0) == 0 and (self.path.is_file() or earlier.is_file()):
-            if self.path.is_file():
-                self.path.replace(earlier)
-            writer = self.experiment  # CSVLogger would delete the file here
-            with earlier.open(newline="", encoding="utf-8") as file:
-                rows = csv.DictReader(file)
-                kept = list(itertools.islice(rows, keep))
-                writer.metrics_keys.extend(rows.fieldnames or [])
-            if kept:
-                self._write(kept)
-                self.rows = len(kept)
-            earlier.unlink()
+    name = version = save_dir = ""
 
-    @property
-    def save_dir(self) -> str:
-        """The run directory."""
-        return self.root_dir
+    def __init__(self, run_dir: Path, keep: int | None = None) -> None:
+        super().__init__()
+        self.path, self.save_dir = run_dir / "metrics.csv", str(run_dir)
+        self.rows, self.columns = 0, list[str]()
+        if self.path.is_file() and getattr(rank_zero_only, "rank", 0) == 0:
+            self._rewrite(keep)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Append a row. For a new column the file is written anew, as a whole, so that a crash loses nothing."""
-        keys = self.experiment.metrics_keys
-        if new := {*metrics, "step"} - set(keys):
-            keys[:] = sorted({*keys, *new})
-            if self.path.is_file():
-                with self.path.open(newline="", encoding="utf-8") as file:
-                    rows = list(csv.DictReader(file))
-                self._write(rows)
-        super().log_metrics(metrics, step)
+        """Append a row."""
+        row = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in metrics.items()}
+        row["step"] = step
+        if not row.keys() <= set(self.columns):
+            self.columns = sorted({*self.columns, *row})
+            self._rewrite()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
         self.rows += 1
 
-    def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def _rewrite(self, keep: int | None = None) -> None:
+        """Write the file anew, as a whole, with the columns there are now; a crash loses nothing."""
+        rows: list[dict[str, Any]] = []
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                earlier = csv.DictReader(file)
+                rows = list(itertools.islice(earlier, keep))
+                self.columns = sorted({*self.columns, *(earlier.fieldnames or ())})
+        self.rows = len(rows)
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.experiment.metrics_keys, lineterminator="\n")
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         runs.write_atomic(self.path, text.getvalue())
 
 
 class Throughput(Callback):
-    """Counts training images and the seconds spent on training batches, validation and checkpoints left out."""
+    """Counts training images and the seconds spent on training batches, validation and checkpoints left out; tells of slow data.
 
-    def __init__(self) -> None:
-        self.images = 0
-        self.seconds = 0.0
-        self._since: float | None = None
+    Args:
+        wait_share: part of the training time that is spent waiting for data before this is told.
+        wait_seconds: and how many seconds it must be at least.
+        wait_batches: batches after which it is judged, besides the end of an epoch.
+    """
+
+    def __init__(self, wait_share: float = 0.3, wait_seconds: float = 5.0, wait_batches: int = 200) -> None:
+        self.wait_share, self.wait_seconds, self.wait_batches = wait_share, wait_seconds, wait_batches
+        self.images, self.batches, self.seconds, self.waited = 0, 0, 0.0, 0.0
+        self._since: float | None = None  # when the clock was started
+        self._ended: float | None = None  # when the next batch began to be waited for
+        self._told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, where a run goes on in the middle of an epoch."""
+        self._data = getattr(trainer, "datamodule", None)
+        device = trainer.strategy.root_device
+        self._idle = torch.Event(device) if device.type == "cuda" else None
         self._since = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._since = time.perf_counter()
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Count how long the batch was waited for."""
+        # A GPU that was busy all the time did not wait.
+        if self._ended is not None and (self._idle is None or self._idle.query()):
+            # A DataModule says when the batch came, so that what is done with it on the device does not count.
+            self.waited += max(0.0, getattr(self._data, "arrived", time.perf_counter()) - self._ended)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch."""
         self.images += len(batch[1]) * trainer.world_size
-        if trainer.is_last_batch:
-            self._stop()
+        self.batches += 1
+        self._ended = time.perf_counter()
+        if self._idle is not None:
+            self._idle.record()
+        if self.batches % self.wait_batches == 0:
+            self._judge_waiting(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Count no waiting over it."""
+        self._ended = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock: validation may also run in the middle of an epoch."""
-        self._stop()
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+        self._since = self._ended = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
@@ -111,12 +133,8 @@ class Throughput(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-            self._since = None
+        self.on_validation_start(trainer, pl_module)
+        self._judge_waiting(trainer)
 
     def figures(self, seconds: float) -> dict[str, float]:
         """`seconds` and `images_per_second` (training, all processes) for results.json; nothing where nothing was trained."""
@@ -124,15 +142,12 @@ class Throughput(Callback):
             return {}
         return {"seconds": round(seconds, 2), "images_per_second": round(self.images / self.seconds, 1)}
 
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's profiler that does nothing, in less time: a step enters it some 150 times."""
-
-    nothing = nullcontext()
-
-    def profile(self, action_name: str) -> Any:
-        """The same empty context every time."""
-        return self.nothing
+    def _judge_waiting(self, trainer: Trainer) -> None:
+        trained = self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+        if not self._told and self.waited > max(self.wait_seconds, self.wait_share * trained):
+            self._told = True
+            waited = f"{self.waited:.0f} of {trained:.0f} s ({self.waited / trained:.0%})"
+            warn(f"training waited {waited} for data. {_faster(self._data, trainer.num_devices)}")
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
@@ -149,3 +164,13 @@ def environment(trainer: Trainer) -> dict[str, Any]:
             "precision": str(trainer.precision),
         },
     }
+
+
+def _faster(data: Any, devices: int) -> str:
+    """Which flag brings the data faster."""
+    workers, most = getattr(data, "loader_processes", 0), most_workers(devices)
+    if workers < most:
+        return f"Load with more processes: --data.num_workers {most} (now {workers})."
+    if getattr(data, "cache", None) == "none":
+        return "All cores load already: decode each image once with --data.cache ram, or disk if the set is larger than memory."
+    return "All cores load already: make the images smaller before training, or put them on a faster disk."

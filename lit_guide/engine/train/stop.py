@@ -25,7 +25,7 @@ class Stop(Callback):
     def __init__(self) -> None:
         self.received = 0  # the signal that this process got
         self.agreed = 0  # the one that all stop on
-        self._training = False
+        self._training = self._saves = False
         self._before: dict[int, Any] = {}
         self._group: Any = None
         self._vote: tuple[Any, Tensor] | None = None
@@ -37,7 +37,9 @@ class Stop(Callback):
         try:
             yield
         finally:
-            self.uninstall()
+            for number, before in self._before.items():
+                signal.signal(number, before)
+            self._before = {}
 
     def install(self) -> None:
         """Take the signals over, from Lightning too: its handler waits for the other processes inside of the signal."""
@@ -45,12 +47,6 @@ class Stop(Callback):
             for number in SIGNALS:
                 before = signal.signal(number, self._on_signal)
                 self._before.setdefault(number, before)
-
-    def uninstall(self) -> None:
-        """Give them back."""
-        for number, before in self._before.items():
-            signal.signal(number, before)
-        self._before = {}
 
     def _on_signal(self, number: int, frame: object) -> None:
         if not self._training or (self.received and number == signal.SIGINT):
@@ -62,27 +58,24 @@ class Stop(Callback):
             os.write(2, f"\nlit-guide: {told}\n".encode())
         self.received = number
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a signal waits for the step to end."""
-        self._training = True
-        self.install()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Likewise; and make what the processes agree over."""
-        self._training = True
+        """From here on a signal waits for the step to end."""
+        self._training, self._saves = True, bool(trainer.checkpoint_callbacks)
         self.install()
-        if trainer.world_size > 1 and distributed.get_backend() != "gloo":
+        if trainer.world_size > 1 and self._group is None and distributed.get_backend() != "gloo":
             self._group = distributed.new_group(backend="gloo")  # asking over NCCL would wait for the GPU
+
+    on_sanity_check_start = on_train_start
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop here where nothing is to be saved."""
-        if not trainer.checkpoint_callbacks and (number := self.vote(trainer)):
+        if not self._saves and (number := self.vote(trainer)):
             raise Stopped(number)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal ends the run at once: all is saved."""
         self._training = False
-        if not trainer.checkpoint_callbacks and (number := self.vote(trainer, at_once=True)):
+        if not self._saves and (number := self.vote(trainer, at_once=True)):
             raise Stopped(number)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,11 +6,7 @@ from lightning.pytorch.callbacks import RichModelSummary
 
 
 class Summary(RichModelSummary):
-    """Lightning's RichModelSummary without the rows of the metrics, which have no parameters.
-
-    Args:
-        max_depth: levels of nested layers to show.
-    """
+    """Lightning's RichModelSummary without what has no parameters: metrics and losses, which are modules too."""
 
     def __init__(self, max_depth: int = 3) -> None:
         super().__init__(max_depth)
@@ -18,7 +14,7 @@ class Summary(RichModelSummary):
     @staticmethod
     def summarize(summary_data: list[tuple[str, list[str]]], *args: Any, **kwargs: Any) -> None:
         """Print the table."""
-        names = dict(summary_data)["Name"]
-        kept = [index for index, name in enumerate(names) if name.startswith("network")]
-        rows = [(column, [values[index] for index in kept]) for column, values in summary_data]
-        RichModelSummary.summarize(rows, *args, **kwargs)
+        columns = dict(summary_data)
+        sizes = dict(zip(columns["Name"], columns["Params"], strict=True))
+        kept = [index for index, name in enumerate(sizes) if sizes.get(name.partition(".")[0], "").strip() != "0"]
+        RichModelSummary.summarize([(column, [cells[i] for i in kept]) for column, cells in summary_data], *args, **kwargs)

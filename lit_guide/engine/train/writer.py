@@ -10,7 +10,8 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.run.runs import whole_file
+from lit_guide.engine.machine import command
+from lit_guide.engine.run import runs
 from lit_guide.engine.run.weights import SUFFIX, read_weights
 
 
@@ -66,7 +67,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
     torch.serialization.set_crc32_options(False)  # torch.load never looks at it, and it is most of the work of writing
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial, partial.open("wb") as file:
+        with runs.whole_file(path) as partial, partial.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
@@ -74,4 +75,5 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
         kept = f" The {path.name} from before is whole." if path.is_file() else ""
-        raise UserError(f"{path} can't be written: {reason}.{kept} Make room, then go on with: fit --run DIR") from None
+        go_on = command("fit", "--run", str(path.parent.parent))
+        raise UserError(f"{path} can't be written: {reason}.{kept} Make room, then go on with: {go_on}") from None

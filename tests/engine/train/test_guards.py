@@ -15,6 +15,7 @@ from lit_guide.data import DataModule, DigitsData
 from lit_guide.engine.data.base import Source
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.train.guards import Guards, broken
+from lit_guide.engine.train.metrics import Throughput
 from lit_guide.model import LitClassifier
 from lit_guide.networks import NETWORKS
 
@@ -61,7 +62,7 @@ def networks(monkeypatch):
     monkeypatch.setitem(NETWORKS, "fragile", Fragile)
 
 
-def train(tmp_path, guards, data=None, accumulate=1, epochs=2, log_every=50, **network_args):
+def train(tmp_path, callback, data=None, accumulate=1, epochs=2, log_every=50, **network_args):
     """Fit for some epochs of 5 batches with a learning rate of 0.01; returns the trainer."""
     seed_everything(0, verbose=False)
     data = data or DigitsData(batch_size=234, augment=False)
@@ -69,7 +70,7 @@ def train(tmp_path, guards, data=None, accumulate=1, epochs=2, log_every=50, **n
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        callbacks=[guards],
+        callbacks=[callback],
         default_root_dir=tmp_path,
         accumulate_grad_batches=accumulate,
         log_every_n_steps=log_every,
@@ -79,7 +80,7 @@ def train(tmp_path, guards, data=None, accumulate=1, epochs=2, log_every=50, **n
         limit_val_batches=0,
         logger=False,
     )
-    guards.trainer = trainer
+    callback.trainer = trainer
     trainer.fit(model, datamodule=data)
     return trainer
 
@@ -235,7 +236,7 @@ class SlowData(DataModule):
 
 def test_waiting_for_data_is_told_once_with_the_flag_to_raise(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lit_guide.engine.photos.module.usable_cores", lambda: 6)
-    train(tmp_path, Guards(wait_share=0.05, wait_seconds=0.02, wait_batches=5), SlowData(0.005))
+    train(tmp_path, Throughput(wait_share=0.05, wait_seconds=0.02, wait_batches=5), SlowData(0.005))
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-guide")]
     assert len(told) == 1
     assert re.fullmatch(
@@ -244,11 +245,11 @@ def test_waiting_for_data_is_told_once_with_the_flag_to_raise(tmp_path, capsys, 
         told[0],
     )
     monkeypatch.setattr("lit_guide.engine.photos.module.usable_cores", lambda: 1)
-    train(tmp_path, Guards(wait_share=0.05, wait_seconds=0.02), SlowData(0.02, num_workers=1), epochs=1)
+    train(tmp_path, Throughput(wait_share=0.05, wait_seconds=0.02), SlowData(0.02, num_workers=1), epochs=1)
     assert "All cores load already: decode each image once with --data.cache ram" in capsys.readouterr().err
 
 
 def test_work_on_the_device_and_short_waits_are_not_told(tmp_path, capsys):
-    train(tmp_path, Guards(wait_seconds=0.05), SlowData(on_device=0.02))
-    train(tmp_path, Guards(), SlowData(0.005))
+    train(tmp_path, Throughput(wait_seconds=0.05), SlowData(on_device=0.02))
+    train(tmp_path, Throughput(), SlowData(0.005))
     assert "waited" not in capsys.readouterr().err
