@@ -10,23 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-CHATTER = (
-    "💡",
-    "`Trainer.fit` stopped",
-    "Seed set",
-    "[rank: ",
-    "An ",  # "An exception was raised, saved checkpoint": `fit` says it in our words
-    "Trainer already configured",
-    "TPU available",
-    "Restoring states",
-    "Restored all states",
-    "Loaded model weights",
-    "Loading `train_dataloader`",
-    "Using bfloat16 Automatic",
-    "Using 16bit Automatic",
-    "Initializing distributed",
-    "-" * 20,
-)
 UNFIT_WARNINGS = (
     ".*does not have many workers.*",  # data in memory are fastest without workers
     "Experiment logs directory .* exists and is not empty",  # ours to continue: MetricsCSV keeps the file
@@ -76,8 +59,8 @@ def leaving_at_ctrl_c() -> Iterator[None]:
 
 def quiet_lightning() -> None:
     """Silence Lightning's advertising, what it says of its own workings, and hints that do not apply here."""
-    for module in ("pytorch.utilities.rank_zero", *(f"fabric.utilities.{name}" for name in ("rank_zero", "seed", "distributed"))):
-        logging.getLogger(f"lightning.{module}").addFilter(lambda record: not record.getMessage().startswith(CHATTER))
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message in UNFIT_WARNINGS:
         warnings.filterwarnings("ignore", message)
 

@@ -32,18 +32,15 @@ class Attempt(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How one feature fares: its state is ok, slow, no, or not here (it needs what this machine lacks).
-
-    `reason` says why it is not ok, `mend` what helps, `needed` whether this machine should do it; `value` is what came back.
-    """
+    """How a feature fares: its state is ok, slow, no, or not here (it needs what this machine lacks)."""
 
     name: str
     state: str
     seconds: float = 0.0
-    reason: str | None = None
-    mend: str | None = None
-    needed: bool = False
-    value: Any = None
+    reason: str | None = None  # why it is not ok
+    mend: str | None = None  # the command or flag that helps
+    needed: bool = False  # this machine should do it
+    value: Any = None  # what the attempt returned
 
 
 async def run_groups(*groups: Sequence[Attempt]) -> list[Verdict]:

@@ -27,7 +27,7 @@ HELP = """usage: lit-guide data check|show --config FILE [--KEY VALUE ...]
 
 
 class DataCLI(ClassifierCLI):
-    """`data check` or `data show`, which take the recipes and flags of `fit` too: the data alone are built."""
+    """Look at the images before training; the recipes and flags of `fit` serve here too."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys of `fit`, and the command's own."""
