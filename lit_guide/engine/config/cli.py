@@ -28,6 +28,10 @@ from lit_guide.engine.run.weights import SUFFIX
 from lit_guide.engine.train.optim import find_class
 
 PACKAGE = __name__.split(".")[0]
+# Numbers with a range of jsonargparse, and enumerations that are text: classes of their own, which YAML does not know.
+yaml.SafeDumper.add_multi_representer(int, lambda dumper, number: dumper.represent_int(int(number)))
+yaml.SafeDumper.add_multi_representer(float, lambda dumper, number: dumper.represent_float(float(number)))
+yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
 FACTS = ("class_names", "input_shape", "mean", "std")  # what a model is told of the data
 
 
