@@ -19,6 +19,7 @@ _HOME = {
     "FolderData": "lit_guide.data",
     "ImageFolderDataset": "lit_guide.data",
     "LitClassifier": "lit_guide.model",
+    "Predictor": "lit_guide.predict",
     "TableData": "lit_guide.data",
     "TorchvisionData": "lit_guide.data",
     "build_network": "lit_guide.networks",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from lit_guide.model import load_classifier as load_classifier
     from lit_guide.networks import CNN as CNN
     from lit_guide.networks import build_network as build_network
+    from lit_guide.predict import Predictor as Predictor
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,7 @@
 """LightningCLI as it is used here: what can be configured, and what is built from it."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ from lit_guide.engine.run.weights import SUFFIX
 from lit_guide.engine.train.optim import find_class
 
 PACKAGE = __name__.split(".")[0]
+# Numbers with a range of jsonargparse, and enumerations that are text: classes of their own, which YAML does not know.
+yaml.SafeDumper.add_multi_representer(int, lambda dumper, number: dumper.represent_int(int(number)))
+yaml.SafeDumper.add_multi_representer(float, lambda dumper, number: dumper.represent_float(float(number)))
+yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
 FACTS = ("class_names", "input_shape", "mean", "std")  # what a model is told of the data
 
 
@@ -58,7 +63,8 @@ class ClassifierCLI(LightningCLI):
         self.call = read_call(command.split()[0], args)
         self.ckpt_path, self.continued = self.call.ckpt_path, self.call.continued
         allow(self.call.allow)
-        helping = bool({"-h", "--help"} & set(args))  # lists the arguments of the usual model; others have --model.help CLASS
+        # Lists the arguments of the usual model, and below it; others have --model.help CLASS.
+        helping = any(arg in ("-h", "--help") or re.match(r"--model\.[\w.]+\.help\b", arg) for arg in args)
         super().__init__(
             model if helping else None,
             None,

@@ -58,7 +58,7 @@ def build_loss(
             raise ConfigError(f"model.{key} is set, but {name} takes no {argument}: leave the key out, or use another loss.")
         arguments |= {} if value is None else {argument: value}
     try:
-        loss = cls(**arguments, **{key: value for key, value in more.items() if key in takes})
+        loss = cls(**arguments | {key: value for key, value in more.items() if key in takes})
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"model.loss: {name} can't be built: {error}.") from None
     if weight_K is not None:
