@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.strategies import FSDPStrategy
 
+import lit_guide.data  # noqa: F401  # a source that is imported goes by its short name: --data DigitsData
 from lit_guide.engine import tables
 from lit_guide.engine.classifier import missing
 from lit_guide.engine.config.started import Started, limit_of

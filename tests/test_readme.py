@@ -322,3 +322,9 @@ def test_your_own_code_runs(own_project: Path, monkeypatch: pytest.MonkeyPatch, 
         allow = args[args.index("--allow") :][:2] if "--allow" in args else []
         for again in ("test", "predict"):
             must("lit_guide", again, "--run", made, "--accelerator", "cpu", *allow, cwd=own_project)
+
+
+@pytest.mark.slow
+def test_a_source_goes_by_its_short_name(tmp_path: Path) -> None:
+    """In a process of its own: in this one the tests have imported every source."""
+    assert "--data.path" in must("lit_guide", "fit", "--data.help", "ArraysData", cwd=tmp_path)
