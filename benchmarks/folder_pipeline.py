@@ -42,7 +42,7 @@ from torchvision.datasets import ImageFolder
 
 from lit_guide.data import FolderData
 from lit_guide.engine.data.augment import to_float
-from lit_guide.engine.data.base import IMAGENET
+from lit_guide.engine.data.source import IMAGENET
 from lit_guide.networks import Normalized
 
 IMAGES, BATCH, SIDE, WORKERS = 4_000, 32, 224, 2

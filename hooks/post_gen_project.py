@@ -49,6 +49,7 @@ DEMO = {
     "torchvision": "--config configs/torchvision.yaml --data.dataset CIFAR10 --data.root data --trainer.max_epochs 5",
     "all": DIGITS,
 }
+LINE = 130  # characters at most: line-length of pyproject.toml
 SPDX = {"proprietary": "LicenseRef-Proprietary"}  # the others are SPDX identifiers themselves
 
 
@@ -138,6 +139,8 @@ def adapted(source: Path, names: Mapping[str, str], answers: Mapping[str, str], 
     if source.parent.name == "lit_guide" and source.name == "__init__.py":
         text = set_line(text, "__version__ = ", '__version__ = "0.1.0"')  # the project's own, whatever the template's is
     text = renamed(text, names)
+    if source.suffix == ".py":
+        text = wrapped(text)
     if source.name == "pyproject.toml":
         text = with_metadata(text, answers)
     return text.encode()
@@ -146,6 +149,19 @@ def adapted(source: Path, names: Mapping[str, str], answers: Mapping[str, str], 
 def renamed(text: str, names: Mapping[str, str]) -> str:
     """The text, or path, with the template's names exchanged."""
     return re.sub("|".join(names), lambda match: names[match[0]], text)
+
+
+def wrapped(text: str) -> str:
+    """Break the imports that a longer name makes too long, as `ruff format` does: one name a line."""
+
+    def break_up(match: re.Match[str]) -> str:
+        indent, start, names = match.groups()
+        if len(match[0]) <= LINE:
+            return match[0]
+        lines = "".join(f"{indent}    {name},\n" for name in names.split(", "))
+        return f"{indent}{start} (\n{lines}{indent})"
+
+    return re.sub(r"^( *)(from \S+ import) ([\w, ]+)$", break_up, text, flags=re.MULTILINE)
 
 
 def without_template_lines(text: str) -> str:

@@ -20,32 +20,35 @@ from lit_guide.engine.tables import is_there
 class Command(NamedTuple):
     """Where a command is, what it does, and an example."""
 
-    function: str  # module:function, which takes the command line after the command
+    function: str  # module:function of this package, which takes the command line after the command
     does: str
     example: str
 
 
 COMMANDS = {
-    "fit": Command("lit_guide.fit:fit", "train, test and export", "--config configs/digits.yaml"),
-    "validate": Command("lit_guide.fit:validate", "score the validation split", "--run latest"),
-    "test": Command("lit_guide.fit:test", "score the test split", "--run latest"),
-    "predict": Command("lit_guide.predict:predict", "classify image files", "--run latest --images a.png some_folder/"),
-    "export": Command("lit_guide.export.command:export", "write ONNX, TorchScript ...", "--run latest --formats onnx"),
-    "data": Command("lit_guide.parts.inspect.command:data", "look at the images first", "check|show --config FILE"),
-    "doctor": Command("lit_guide.parts.doctor.command:doctor", "what works here, and why not", "[--json]"),
+    "fit": Command("fit:fit", "train, test and export", "--config configs/digits.yaml"),
+    "validate": Command("fit:validate", "score the validation split", "--run latest"),
+    "test": Command("fit:test", "score the test split", "--run latest"),
+    "predict": Command("predict:predict", "classify image files", "--run latest --images a.png some_folder/"),
+    "export": Command("export.command:export", "write ONNX, TorchScript ...", "--run latest --formats onnx"),
+    "data": Command("parts.inspect.command:data", "look at the images first", "check|show --config FILE"),
+    "doctor": Command("parts.doctor.command:doctor", "what works here, and why not", "[--json]"),
 }
 
 
 def commands() -> dict[str, Command]:
     """The commands that this project has."""
-    return {name: command for name, command in COMMANDS.items() if is_there(command.function)}
+    full = {name: command._replace(function=f"{__package__}.{command.function}") for name, command in COMMANDS.items()}
+    return {name: command for name, command in full.items() if is_there(command.function)}
 
 
 def usage() -> str:
     """What `--help` prints."""
-    lines = [f"  {name:9} {does:29} lit-guide {name} {example}" for name, (_, does, example) in commands().items()]
+    there = [(name, command.does, command.example) for name, command in commands().items()]
+    lines = [f"  {name:9} {does:29} lit-guide {name} {example}" for name, does, example in there]
     return (
-        f"lit-guide {__version__}: train, check and export image classifiers\n\nusage: lit-guide COMMAND [options]\n\n"
+        f"lit-guide {__version__}: train, check and export image classifiers\n\n"
+        "usage: lit-guide COMMAND [options]\n\n"
         "commands:\n" + "\n".join(lines) + "\n\n"
         "lit-guide COMMAND --help lists a command's options. --version prints the version.\n"
         "A device is chosen by flags: --accelerator gpu --devices 2 --strategy ddp --precision bf16-mixed\n"

@@ -12,9 +12,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, distributed
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
@@ -28,7 +25,8 @@ from lit_guide.engine.photos.crops import EvalTransform
 from lit_guide.engine.photos.decode import UnreadableImageError, decode, find_images
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model
-from lit_guide.fit import run_trainer, start
+from lit_guide.engine.run.screen import print_table
+from lit_guide.fit import start
 from lit_guide.model import model_of
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's name of the mode
@@ -147,7 +145,7 @@ def predict(args: list[str]) -> None:
         data: Any = cli.datamodule
         names = data.sample_names("test") if hasattr(data, "sample_names") else []
         given["datamodule"] = data
-    batches = run_trainer(cli, cli.trainer.predict, Probabilities(model), **given)
+    batches = cli.run(cli.trainer.predict, Probabilities(model), **given)
     probability_NK, label_N = gathered(batches or [], len(classes))
     if not cli.trainer.is_global_zero:
         return
@@ -157,10 +155,12 @@ def predict(args: list[str]) -> None:
         if label == UNREADABLE:
             bad[name] = "not a readable image"
             continue
-        top = probability_K.topk(min(3, len(classes)))
-        ranked = [(classes[int(k)], round(float(p), 6)) for p, k in zip(top.values, top.indices, strict=True)]
+        best = probability_K.topk(min(3, len(classes)))
+        top = [
+            {"class": classes[int(k)], "probability": round(float(p), 6)} for p, k in zip(best.values, best.indices, strict=True)
+        ]
         truth = {"label": classes[label]} if label >= 0 else {}
-        rows.append({"file": name, "class": ranked[0][0], "probability": ranked[0][1], **truth, "top": ranked})
+        rows.append({"file": name, **top[0], **truth, "top": top})
     write_predictions(cli.run_dir, rows)
     print_predictions(cli.run_dir, rows)
     if bad:
@@ -184,36 +184,33 @@ def gathered(batches: Sequence[tuple[Tensor, Tensor]], classes: int) -> tuple[Te
 
 
 def write_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write both files; the CSV has one row an image, with the runners-up in columns of their own.
+    """Write predictions.json, and predictions.csv with one row an image and the runners-up in columns of their own.
 
     Args:
         run_dir: where they go.
-        rows: file, class, probability, label where it is known, and top: (class, probability) from the best down.
+        rows: file, class, probability, label where it is known, and top: class and probability, from the best down.
     """
-    text = io.StringIO()
-    has_label = any("label" in row for row in rows)
-    ranks = range(2, 1 + max((len(row["top"]) for row in rows), default=1))
-    header = ["file", "class", "probability", *(["label"] if has_label else [])]
-    header += [f"{column}_{rank}" for rank in ranks for column in ("class", "probability")]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    flat = []
     for row in rows:
-        others = [value for pair in row["top"][1:] for value in pair]
-        writer.writerow([row["file"], row["class"], row["probability"], *([row["label"]] if has_label else []), *others])
+        others = {f"{key}_{at}": value for at, one in enumerate(row["top"][1:], 2) for key, value in one.items()}
+        flat.append({key: value for key, value in row.items() if key != "top"} | others)
+    text = io.StringIO()
+    columns = dict.fromkeys(["file", "class", "probability", *(key for row in flat for key in row)])
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
     runs.write_atomic(run_dir / "predictions.csv", text.getvalue())
-    plain = [{**row, "top": [{"class": name, "probability": p} for name, p in row["top"]]} for row in rows]
-    runs.write_atomic(run_dir / "predictions.json", json.dumps(plain, indent=1) + "\n")
+    runs.write_atomic(run_dir / "predictions.json", json.dumps(rows, indent=1) + "\n")
 
 
 def print_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]], most: int = 20) -> None:
     """Print the first rows as a table, and where all of them are."""
-    table = Table(title="Predictions", title_justify="left")
-    for heading in ("file", "class", "probability", "top 3"):
-        table.add_column(heading, overflow="fold")
+    shown = []
     for row in rows[:most]:
-        top = ", ".join(f"{name} {p:.3f}" for name, p in row["top"])
-        table.add_row(escape(row["file"]), escape(row["class"]), f"{row['probability']:.3f}", escape(top))
-    Console().print(table)
-    if len(rows) > most:
-        print(f"... and {len(rows) - most} more.")
-    print(f"All are in {run_dir / 'predictions.csv'} and predictions.json")
+        top = ", ".join(f"{one['class']} {one['probability']:.3f}" for one in row["top"])
+        shown.append((row["file"], row["class"], f"{row['probability']:.3f}", top))
+    print_table("Predictions", ("file", "class", "probability", "top 3"), shown)
+    print(
+        f"... and {len(rows) - most} more.\n" * (len(rows) > most)
+        + f"All are in {run_dir / 'predictions.csv'} and predictions.json"
+    )

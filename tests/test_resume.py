@@ -194,7 +194,7 @@ LOSING = """
 
     class Losing:
         def find_spec(self, name, path=None, target=None):
-            if name.endswith(".commands"):
+            if name.endswith(".fit"):
                 try:
                     signal.raise_signal(signal.SIGINT)
                 except KeyboardInterrupt:

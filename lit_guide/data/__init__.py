@@ -6,7 +6,7 @@ from lit_guide.data.digits import DigitsData as DigitsData
 from lit_guide.engine.data.arrays import ArrayDataset as ArrayDataset
 from lit_guide.engine.data.base import ImageDataModule as ImageDataModule
 from lit_guide.engine.data.module import DataModule as DataModule
-from lit_guide.engine.data.module import Source as Source
+from lit_guide.engine.data.source import Source as Source
 from lit_guide.engine.photos.module import PhotoData as PhotoData
 
 if find_spec("lit_guide.data.arrays"):

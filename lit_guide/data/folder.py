@@ -15,7 +15,8 @@ from torch import Tensor
 from lit_guide.engine.data.splits import SPLIT_NAMES
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import ImageDataset, Paths
-from lit_guide.engine.photos.module import Listing, PhotoData, shown
+from lit_guide.engine.photos.listing import Listing, shown
+from lit_guide.engine.photos.module import PhotoData
 
 # What Windows, macOS, network drives and repairs leave between images, in lower case.
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
@@ -109,9 +110,8 @@ def list_folder(root: Path, splits: Mapping[str, str] | None = None) -> Listing:
     """
     notes: list[str] = []
     if splits and (others := [name for name in visible_folders(root) if name not in splits.values()]):
-        notes.append(
-            f"folders beside {' and '.join(splits.values())} are not used:\n{shown([str(root / name) for name in others])}"
-        )
+        listed = shown([str(root / name) for name in others])
+        notes.append(f"folders beside {' and '.join(splits.values())} are not used:\n{listed}")
     where: list[tuple[str, str, str]] = []  # split, class, and their folder
     for split, folder in (splits or {"": ""}).items():
         classes = visible_folders(root / folder)
@@ -126,11 +126,9 @@ def list_folder(root: Path, splits: Mapping[str, str] | None = None) -> Listing:
 
     def names() -> Iterator[str]:
         for _, _, folder in where:
-            count = 0
-            for path in files_below(root / folder):
-                yield f"{folder}/{path}"
-                count += 1
-            counts.append(count)
+            inside = [f"{folder}/{path}" for path in files_below(root / folder)]
+            counts.append(len(inside))
+            yield from inside
 
     paths = Paths(names())
     if not len(paths):
@@ -144,9 +142,8 @@ def list_folder(root: Path, splits: Mapping[str, str] | None = None) -> Listing:
     rows = None
     if splits:
         split_N = np.repeat([split for split, _, _ in where], counts)
-        rows = {split: np.flatnonzero(split_N == split) for split in splits}
         # A split without images is as good as not there.
-        rows = {split: indices for split, indices in rows.items() if len(indices) or split == "train"}
+        rows = {split: at for split in splits if len(at := np.flatnonzero(split_N == split)) or split == "train"}
     return Listing(root, paths, labels_N, class_names, rows, notes)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_guide.engine.data.splits import SPLIT_NAMES, SPLITS
+from lit_guide.engine.data.splits import SPLIT_NAMES, SPLITS, named_split
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import Paths
-from lit_guide.engine.photos.module import Listing, PhotoData, shown
+from lit_guide.engine.photos.listing import Listing, shown
+from lit_guide.engine.photos.module import PhotoData
 
 Columns = dict[str, list[str]]
 
@@ -127,12 +128,10 @@ def read_parquet(path: Path, wanted: Collection[str]) -> Columns:
 def _by_split(names: list[str], table: Path) -> dict[str, NDArray[np.int64]]:
     """Split name -> rows, of the splits that have any."""
     split_of = {variant: split for split, variants in SPLIT_NAMES.items() for variant in variants}
-    splits = [split_of.get(name.lower()) for name in names]
-    strange = sorted({name for name, split in zip(names, splits, strict=True) if split is None})
-    if strange:
+    splits = [split_of.get(name.lower(), "") for name in names]
+    if strange := sorted({name for name, split in zip(names, splits, strict=True) if not split}):
         raise UserError(f"{table} names splits that there are not; use {', '.join(SPLITS)}:\n{shown(strange)}")
-    split_N = np.array(splits, dtype=np.str_)
-    rows = {split: np.flatnonzero(split_N == split) for split in SPLITS}
+    rows = named_split(splits, SPLITS)
     if not len(rows["train"]):
         raise UserError(f"{table} has no row for train.")
     return {split: indices for split, indices in rows.items() if len(indices)}
@@ -148,8 +147,7 @@ def _numbered(labels: list[str]) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _raise_for(bad: list[bool], fault: str) -> None:
-    rows = [str(row) for row, is_bad in enumerate(bad, start=1) if is_bad]
-    if rows:
+    if rows := [str(row) for row, is_bad in enumerate(bad, start=1) if is_bad]:
         more = ", ..." if len(rows) > 10 else ""
         raise UserError(
             f"{fault} in {len(rows)} of {len(bad)} rows, counted from 1 below the heading: {', '.join(rows[:10])}{more}."

@@ -20,5 +20,5 @@ def load(table: Mapping[str, str]) -> dict[str, Any]:
 
 
 def gone(table: Mapping[str, str]) -> dict[str, str]:
-    """Name -> part, of the entries whose module is not there: `parts.doctor` of lit_guide.parts.doctor.command."""
+    """Name -> part, of the entries whose module is not there: the folder below `parts`."""
     return {name: path.split(".")[2] for name, path in table.items() if not is_there(path)}

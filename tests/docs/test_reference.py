@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from lightning.pytorch.cli import LightningArgumentParser
-from lit_guide.engine.photos.images import ImagesToPredict
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide import cli
 from lit_guide.data import ImageDataModule
-from lit_guide.engine.config.parser import ClassifierCLI, Parser
+from lit_guide.engine.config.cli import ClassifierCLI
+from lit_guide.engine.config.parser import Parser
 from lit_guide.engine.train.optim import find_class, subclasses
-from lit_guide.export.callback import EXPORTS
+from lit_guide.export.command import formats
+from lit_guide.fit import flags
+from lit_guide.model import LitClassifier
 from lit_guide.parts.inspect.command import ACTIONS, DataCLI
 from tests.conftest import Run
 from tests.docs.test_guide import GUIDE
@@ -44,7 +46,7 @@ def keys_of(command: str) -> dict[str, Any]:
             raise Asked(parser)
 
     with pytest.raises(Asked) as asked:
-        Asking(command, ["--help"])
+        Asking(command, ["--help"], LitClassifier, flags())
     return defaults(asked.value.args[0])
 
 
@@ -116,7 +118,7 @@ def test_export_has_all_its_options(pages: dict[str, str], run: Run) -> None:
     entries = section(pages["commands"], "lit-guide export")
     assert "--formats" in flags
     assert [flag for flag in flags if f"`{flag}`" not in entries] == []
-    for name, callback in EXPORTS.items():
+    for name, callback in formats().items():
         for key, parameter in inspect.signature(callback).parameters.items():
             assert fault(pages, entries, f"export.{name}.{key}", parameter.default) is None
 
@@ -140,9 +142,7 @@ def test_every_class_that_is_listed_has_its_arguments(pages: dict[str, str], ref
 
 
 def test_every_source_of_data_has_all_its_keys(pages: dict[str, str], reference: ModuleType) -> None:
-    sources = [
-        cls for cls in subclasses(ImageDataModule) if cls.__module__.startswith("lit_guide.") and cls is not ImagesToPredict
-    ]
+    sources = [cls for cls in subclasses(ImageDataModule) if cls.__module__.startswith("lit_guide.")]
     concrete = [cls for cls in sources if not getattr(cls, "__abstractmethods__", None)]
     assert {cls.__name__ for cls in concrete} == set(reference.SOURCES)
     for cls in concrete:

@@ -18,7 +18,7 @@ SINKS = {
     "warn",
     "misfit",
     "_raise_for",
-    "_fail",
+    "fail",
     "Finding",
     "Verdict",
     "Driver",
@@ -38,6 +38,7 @@ NO_ENTRY = (
     "worth a look|Put back where|the same command with --fix undo|batches a step|and predictions.json|cookiecutter",
     "train, check and export image classifiers|Use one of|and more|none at all|train on a GPU|not here",
     "pip install --upgrade|nvidia-smi; in Docker|CUDA build|decode every image|What is in this|usage|unset CUDA_VIS",
+    "lists a command's options|import main; main|is ready",
 )
 VARIABLE = "…"
 CODE = re.compile(r"(`+) ?(.+?) ?\1(?!`)")
@@ -262,7 +263,7 @@ def test_what_newcomers_meet_is_there() -> None:
 
 def test_a_message_that_is_made_of_parts_is_found_by_file_and_line() -> None:
     found = {message.text: message.where for message in messages()}
-    joined, returned_elsewhere = found["Images of this batch: …."], found["Go on with: lit-guide fit --run …"]
+    joined, returned_elsewhere = found["Images of this batch: …."], found["Go on with: …"]
     assert re.fullmatch(r"lit_guide/engine/train/guards\.py:\d+", joined)  # appended to a list that a UserError joins
     assert re.fullmatch(r"lit_guide/engine/run/runs\.py:\d+", returned_elsewhere)
     assert said("Try again with: lit-guide export --run")

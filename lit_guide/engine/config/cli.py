@@ -1,6 +1,7 @@
 """LightningCLI as it is used here: what can be configured, and what is built from it."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from lit_guide.engine.train.losses import loss_class
 from lit_guide.engine.train.optim import find_class
 
 PACKAGE = __name__.split(".")[0]
+# Numbers with a range of jsonargparse, and enumerations that are text: classes of their own, which YAML does not know.
+yaml.SafeDumper.add_multi_representer(int, lambda dumper, number: dumper.represent_int(int(number)))
+yaml.SafeDumper.add_multi_representer(float, lambda dumper, number: dumper.represent_float(float(number)))
+yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
 FACTS = ("class_names", "input_shape", "mean", "std")  # what a model is told of the data
 
 
@@ -59,8 +64,14 @@ class ClassifierCLI(LightningCLI):
         self.checkpoint: dict[str, Any] | None = None
         self.call = read_call(command.split()[0], args)
         self.ckpt_path, self.continued = self.call.ckpt_path, self.call.continued
+<<<<<<< HEAD
         allow(self.call.allow, [*command.split(), *self.call.typed])
         helping = bool({"-h", "--help"} & set(args))  # lists the arguments of the usual model; others have --model.help CLASS
+=======
+        allow(self.call.allow)
+        # Lists the arguments of the usual model, and below it; others have --model.help CLASS.
+        helping = any(arg in ("-h", "--help") or re.match(r"--model\.[\w.]+\.help\b", arg) for arg in args)
+>>>>>>> main
         super().__init__(
             model if helping else None,
             None,

@@ -95,8 +95,8 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         return f"{key}: there is no {gone[1]}.{gone[2]}."
     unfit = re.search(r"(?:Expected '[\w.]+' to be|Import path does not correspond to) a subclass of (?:<class ')?(\w+)", message)
     if unfit:
-        value = re.search(r"Expected '([\w.]+)' to be|(?s:.*)Given value: ([\w.]+)$", message)
-        return f"{key}: {value[1] or value[2] if value else 'it'} is no {unfit[1]}."
+        named = re.search(r"Expected '([\w.]+)' to be|(?s:.*)Given value: ([\w.]+)$", message)
+        return f"{key}: {named[1] or named[2] if named else 'it'} is no {unfit[1]}."
     given = re.search(r"Not of type \w+: (?:(\S+) (?:does not conform|not an? )|.*: '(.*)'$)|NestedArg\(.+, val='?(.*?)'?\)$"
                       r"|(?:Given|Got) value: (?!NestedArg)(.*)$", message, re.MULTILINE)  # fmt: skip
     nested = re.search(r"NestedArg\(key='([\w.]+)'", message)  # of a flag: the argument of a class

@@ -5,8 +5,7 @@ Shapes: B images a batch, C channels, H x W pixels, K classes, N samples.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,29 +22,9 @@ from torchvision.transforms.v2 import functional as TF
 from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.loaders import Split, evaluation_loader, shuffled_loader, training_loader
 from lit_guide.engine.data.samplers import STEP, TrainBatches, run_seed, seed_all, seed_of
+from lit_guide.engine.data.source import IMAGENET, Source, mean_and_std
 from lit_guide.engine.data.splits import stratified_split
 from lit_guide.engine.errors import ConfigError, UserError
-
-# Mean and standard deviation that torchvision's pretrained networks were trained with:
-# https://docs.pytorch.org/vision/stable/models.html
-IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-
-
-@dataclass(frozen=True)
-class Source:
-    """What `load` of a source finds: all samples of all splits.
-
-    Attributes:
-        dataset: sample i is (image_CHW, label). With a method `batch(rows)` it gives whole batches (image_BCHW, label_B) at once.
-        labels_N: class index of every sample, int64.
-        class_names: the K names, in the order of the indices.
-        rows: split name -> sample indices, where the data come with their own split; None to be split here.
-    """
-
-    dataset: Dataset[tuple[Tensor, Tensor]]
-    labels_N: NDArray[np.int64]
-    class_names: list[str]
-    rows: Mapping[str, NDArray[np.int64]] | None = None
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -90,12 +69,10 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must be 0 or more "
                 "and leave something to train on: make their sum less than 1."
             )
-        self.batch_size: int = batch_size
+        # As plain numbers: the parser's are of classes of its own, which a checkpoint may not hold.
+        self.batch_size, self.image_size = int(batch_size), None if image_size is None else int(image_size)
         self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
-        self.split_seed = split_seed
-        self.num_workers = num_workers
-        self.image_size: int | None = image_size
-        self.augment = augment
+        self.split_seed, self.num_workers, self.augment = split_seed, num_workers, augment
         self.mixup, self.cutmix, self.sampler, self.statistics = mixup, cutmix, sampler, statistics
 
     @abstractmethod
@@ -105,9 +82,7 @@ class ImageDataModule(LightningDataModule, ABC):
     @cached_property
     def source(self) -> Source:
         """The samples, loaded on first use."""
-        source = self.load()
-        check_classes(source.class_names)
-        return source
+        return self.load()
 
     @cached_property
     def rows(self) -> Mapping[str, NDArray[np.int64]]:
@@ -157,22 +132,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _statistics(self) -> tuple[list[float], list[float]]:
-        C = self.input_shape[0]
-        if self.statistics == "imagenet":
-            if C != 3:
-                raise ConfigError(f"data.statistics imagenet is for 3 channels, the images have {C}: use compute.")
-            return IMAGENET
-        total_C, square_C, count = torch.zeros(C, dtype=torch.float64), torch.zeros(C, dtype=torch.float64), 0
-        for image_BCHW, _ in self._loader("train"):
-            pixels_BCHW = to_float(image_BCHW).double()
-            total_C += pixels_BCHW.sum(dim=(0, 2, 3))
-            square_C += pixels_BCHW.square().sum(dim=(0, 2, 3))
-            count += pixels_BCHW.numel() // C
-        mean_C = total_C / count
-        std_C = (square_C / count - mean_C.square()).clamp(min=0).sqrt()
-        # A constant channel carries nothing; dividing it by one keeps it finite.
-        std_C[std_C < 1e-6] = 1.0
-        return mean_C.float().tolist(), std_C.float().tolist()
+        if self.statistics == "compute":
+            return mean_and_std(image_BCHW for image_BCHW, _ in self._loader("train"))
+        if (C := self.input_shape[0]) != 3:
+            raise ConfigError(f"data.statistics imagenet is for 3 channels, the images have {C}: use compute.")
+        return IMAGENET
 
     def sample_names(self, split: str) -> list[str]:
         """A name for each sample of a split, in order: what `predict` prints."""
@@ -283,9 +247,3 @@ class ImageDataModule(LightningDataModule, ABC):
         kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
         wanted = [kind(alpha=alpha, num_classes=len(self.class_names)) for kind, alpha in kinds if alpha]
         return v2.RandomChoice(wanted) if wanted else None
-
-
-def check_classes(names: Sequence[str]) -> None:
-    """Refuse a set with fewer than two classes."""
-    if len(names) < 2:
-        raise UserError(f"The data have {len(names)} class: a classifier needs at least two.")

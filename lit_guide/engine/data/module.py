@@ -9,7 +9,8 @@ from jsonargparse.typing import NonNegativeFloat
 from torch import Tensor
 
 from lit_guide.engine.data.augment import random_affine, random_crop_flip, to_float
-from lit_guide.engine.data.base import ImageDataModule, Source
+from lit_guide.engine.data.base import ImageDataModule
+from lit_guide.engine.data.source import Source
 
 __all__ = ["DataModule", "Source"]
 

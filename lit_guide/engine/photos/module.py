@@ -5,8 +5,7 @@ Shapes: B images a batch, C = 3 channels, H x W pixels, K classes, N files.
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,38 +18,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from lit_guide.engine.data.base import ImageDataModule, Source, check_classes
+from lit_guide.engine.data.base import ImageDataModule
+from lit_guide.engine.data.source import Source, check_classes
 from lit_guide.engine.data.splits import grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.cache import Kind, open_files
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
 from lit_guide.engine.photos.dataset import ImageDataset
+from lit_guide.engine.photos.listing import Listing, check_rows, groups_of, shown
 
 AUTO_AUGMENT = {"none": None, "randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
 MOST_WORKERS = 16  # with more, the process that gathers their batches is what is waited for
-SHOWN = 20  # paths that a message lists
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files of a set, before any was opened.
-
-    Attributes:
-        root: the folder that the paths are relative to.
-        paths: the N files.
-        labels_N: class index of each, int64.
-        class_names: the K names.
-        rows: split name -> indices, where the set comes split; a split that is missing is cut from train.
-        notes: what was left out, in words.
-    """
-
-    root: Path
-    paths: Sequence[str]
-    labels_N: NDArray[np.int64]
-    class_names: list[str]
-    rows: Mapping[str, NDArray[np.int64]] | None = None
-    notes: Sequence[str] = ()
 
 
 class PhotoData(ImageDataModule):
@@ -103,7 +82,7 @@ class PhotoData(ImageDataModule):
             raise ConfigError(f"data.group_pattern is no regular expression: {error}.") from None
         if self.group_pattern is not None and self.group_pattern.groups != 1:
             raise ConfigError(f"data.group_pattern {group_pattern} must have one group in brackets, such as (patient\\d+)_.")
-        self.size: int = image_size
+        self.size = int(image_size)
         self.crop: float | None = crop
         self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
         self.on_bad_image, self.cache = on_bad_image, cache
@@ -154,7 +133,7 @@ class PhotoData(ImageDataModule):
         good_N = np.ones(len(listing.paths), dtype=bool)
         good_N[list(examined.bad)] = False
         rows = self.divide(good_N, examined.duplicates)
-        self._check_rows(rows, examined.duplicates)
+        check_rows(listing, rows, self.fractions, examined.duplicates, self.group_pattern)
         dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), read=images)
         return Source(dataset, listing.labels_N, listing.class_names, rows)
 
@@ -178,7 +157,7 @@ class PhotoData(ImageDataModule):
             names = list(self.listing.paths)
             parts = stratified_split(labels_T, shares, self.split_seed, copies, (names[row] for row in row_T.tolist()))
         else:
-            parts = grouped_split(labels_T, self._groups(row_T), shares, self.split_seed)
+            parts = grouped_split(labels_T, groups_of(self.listing.paths, row_T, self.group_pattern), shares, self.split_seed)
         return {name: given[name] if name in given else row_T[parts[name]] for name in self.fractions}
 
     def samples(self, training: bool) -> Dataset[tuple[Tensor, Tensor]]:
@@ -196,7 +175,7 @@ class PhotoData(ImageDataModule):
             self.min_area,
             self.flip,
             extra() if extra is not None else None,
-            v2.RandomErasing(self.erasing) if self.erasing else None,
+            v2.RandomErasing(float(self.erasing)) if self.erasing else None,
         )
 
     @property
@@ -230,61 +209,7 @@ class PhotoData(ImageDataModule):
         """The path of each sample of a split, in order."""
         return [str(self.listing.root / self.listing.paths[row]) for row in self.rows[split]]
 
-    def _groups(self, rows: NDArray[np.int64]) -> list[str]:
-        assert self.group_pattern is not None
-        names, groups = list(self.listing.paths), []
-        for row in rows.tolist():
-            match = self.group_pattern.search(names[row])
-            if match is None or not match[1]:
-                raise ConfigError(f"data.group_pattern {self.group_pattern.pattern} finds nothing in {names[row]}.")
-            groups.append(match[1])
-        return groups
-
-    def _check_rows(self, rows: Mapping[str, NDArray[np.int64]], duplicates: Sequence[Sequence[int]]) -> None:
-        """Refuse splits without images; warn of what is in two splits or two classes, and of classes that a split lacks."""
-        listing = self.listing
-        for name, share in self.fractions.items():
-            if not len(rows[name]) and share > 0:
-                message = f"the {name} split got none of the {sum(map(len, rows.values()))} images"
-                if name != "val":
-                    raise UserError(f"{message.capitalize()}: add images, or change data.val_fraction and data.test_fraction.")
-                warn(f"{message}: there is no validation. Add images, or raise data.val_fraction.")
-        split_N = np.full(len(listing.paths), -1)
-        for number, name in enumerate(rows):
-            split_N[rows[name]] = number
-        if leaks := [group for group in duplicates if len(set(split_N[group]) - {-1}) > 1]:
-            warn(f"{len(leaks)} images are in more than one split, so scores on them mean nothing:\n{self._equal(leaks)}")
-        if torn := [group for group in duplicates if len(set(listing.labels_N[group])) > 1]:
-            warn(f"{len(torn)} images are in more than one class:\n{self._equal(torn)}")
-        if self.group_pattern is not None:
-            splits_of: dict[str, set[str]] = {}
-            for name in rows:
-                for group in self._groups(rows[name]):
-                    splits_of.setdefault(group, set()).add(name)
-            if split_up := [group for group, names in splits_of.items() if len(names) > 1]:
-                warn(f"{len(split_up)} groups of data.group_pattern are in more than one split:\n{shown(split_up)}")
-        for name in rows:
-            lacking = np.setdiff1d(np.arange(len(listing.class_names)), listing.labels_N[rows[name]])
-            if len(rows[name]) and len(lacking):
-                classes = shown([listing.class_names[k] for k in lacking])
-                warn(f"the {name} split has no image of {len(lacking)} classes:\n{classes}")
-
-    def _equal(self, groups: Sequence[Sequence[int]]) -> str:
-        return shown([joined([self.listing.paths[index] for index in group], " = ") for group in groups])
-
 
 def most_workers(processes: int = 1) -> int:
     """Loader processes for each of the processes that train on this machine: they share its cores."""
     return max(1, min(MOST_WORKERS, usable_cores() // processes))
-
-
-def joined(names: Sequence[str], sign: str, most: int = 5) -> str:
-    """The first names with a sign between them, and how many more there are."""
-    more = [f"{len(names) - most} more"] if len(names) > most else []
-    return sign.join([*names[:most], *more])
-
-
-def shown(lines: Sequence[str]) -> str:
-    """The first lines, indented, and how many more there are."""
-    more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([f"  {line}" for line in lines[:SHOWN]] + more)

@@ -26,12 +26,7 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, run_dir: Path, continued: bool = False, monitor: str = "val/loss") -> None:
         super().__init__(run_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=monitor)
         self.continued = continued
-        self.wanted = monitor
-
-    @property
-    def is_latest(self) -> bool:
-        """Whether best.ckpt is the latest one, since the model logs nothing to choose it by."""
-        return self.monitor is None
+        self.wanted = monitor  # `monitor` is None once it is known that the model does not log it
 
     on_train_batch_end = Callback.on_train_batch_end  # it is saved when an epoch ends; asking after each batch costs time
 

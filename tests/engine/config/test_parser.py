@@ -7,8 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from lit_guide.engine.config.started import Started
 from lit_guide.engine.errors import UserError
-from lit_guide.fit import Start, start
+from lit_guide.fit import start
 from tests.conftest import Run
 
 ROOT = Path(__file__).parents[3]
@@ -17,7 +18,7 @@ OVERLAYS = sorted(ROOT.glob("configs/*/*.yaml"))
 DIGITS = ["--config", "configs/digits.yaml"]
 
 
-def parse(tmp_path: Path, *args: str) -> Start:
+def parse(tmp_path: Path, *args: str) -> Started:
     return start("fit", [*DIGITS, "--run_dir", str(tmp_path / "run"), "--accelerator", "cpu", *args])
 
 

@@ -14,9 +14,9 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
 from lit_guide.data import DigitsData
+from lit_guide.engine.config.started import Started
 from lit_guide.engine.errors import Stopped, UserError
 from lit_guide.engine.train.failures import explain_failure
-from lit_guide.fit import run_trainer
 from lit_guide.model import LitClassifier
 from lit_guide.networks import NETWORKS
 
@@ -269,8 +269,8 @@ def test_f04_what_a_signal_broke_besides_is_no_failure(tmp_path: Path) -> None:
         raise RuntimeError("the compiler was ended by SIGTERM")
 
     with pytest.raises(RuntimeError, match="the compiler"):
-        run_trainer(cli, broken, cli.model)
+        Started.run(cli, broken, cli.model)
     cli.stop.received = signal.SIGTERM
     with pytest.raises(Stopped) as stopped:
-        run_trainer(cli, broken, cli.model)
+        Started.run(cli, broken, cli.model)
     assert stopped.value.code == 143

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lit_guide.data import DataModule, DigitsData
-from lit_guide.engine.data.base import Source
+from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.train.guards import Guards, broken
 from lit_guide.engine.train.metrics import Throughput

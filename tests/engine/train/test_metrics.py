@@ -15,7 +15,6 @@ from lit_guide.model import LitClassifier
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # Lightning 2.6 on torch 2.11 and up
-    pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists and is not empty"),  # it is to be continued
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 
