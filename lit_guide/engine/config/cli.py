@@ -64,14 +64,9 @@ class ClassifierCLI(LightningCLI):
         self.checkpoint: dict[str, Any] | None = None
         self.call = read_call(command.split()[0], args)
         self.ckpt_path, self.continued = self.call.ckpt_path, self.call.continued
-<<<<<<< HEAD
         allow(self.call.allow, [*command.split(), *self.call.typed])
-        helping = bool({"-h", "--help"} & set(args))  # lists the arguments of the usual model; others have --model.help CLASS
-=======
-        allow(self.call.allow)
         # Lists the arguments of the usual model, and below it; others have --model.help CLASS.
         helping = any(arg in ("-h", "--help") or re.match(r"--model\.[\w.]+\.help\b", arg) for arg in args)
->>>>>>> main
         super().__init__(
             model if helping else None,
             None,
