@@ -20,6 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from lit_guide.engine.errors import warn
 from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
+from lit_guide.engine.train.lean import NoProfiler as NoProfiler  # where it was in version 0.1
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
 
