@@ -86,8 +86,8 @@ def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any], lr_factor: in
         for group in state["param_groups"]:
             lr = group["lr"] * scale if checkpoint["lr_schedulers"] else after
             group.update({**changed, "lr": lr})
-            if "initial_lr" in group:
-                group["initial_lr"] = after
+            if "initial_lr" in group:  # OneCycleLR has one of its own
+                group["initial_lr"] = group["initial_lr"] * scale if checkpoint["lr_schedulers"] else after
     for state in checkpoint["lr_schedulers"]:
         for key in {"base_lrs", "_last_lr"} & set(state):
             state[key] = [lr * scale for lr in state[key]]
