@@ -23,7 +23,7 @@ def short(path: Path) -> str:
 
 
 def command(*words: str) -> str:
-    """What to type for a command such as `lit-guide test --run DIR`; it works as it is pasted from here.
+    """What to type for a command such as `lit-guide test --run DIR`; it works as pasted here.
 
     Where a shell would not find its script, or finds that of another environment, it is called by its path, or through Python.
     """
