@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_guide import __version__
 from lit_guide.engine.allowed import allow, import_class
 from lit_guide.engine.config.arguments import CALL, read_call
-from lit_guide.engine.config.devices import fit_to_machine, misfit
+from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.parser import Parser
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.run import runs
@@ -179,11 +178,8 @@ class ClassifierCLI(LightningCLI):
         try:
             # Our samplers divide the data among the processes; Lightning's would count some samples twice.
             return super().instantiate_trainer(use_distributed_sampler=False, default_root_dir=str(self.run_dir), **settings)
-        except UserError:
-            raise
-        except (MisconfigurationException, ValueError, RuntimeError, ImportError, ModuleNotFoundError) as error:
-            sentences = ". ".join(" ".join(str(error).split()).split(". ")[:2]).rstrip(".")
-            raise misfit(f"The trainer refused its settings: {sentences}.") from None
+        except REFUSALS as error:
+            raise refused("The trainer refused its settings", error) from None
 
     def save_config(self) -> None:
         """Write the resolved config.yaml: alone enough to repeat, resume, test or export the run."""
