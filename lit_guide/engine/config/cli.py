@@ -26,6 +26,7 @@ from lit_guide.engine.run.weights import SUFFIX
 from lit_guide.engine.train.optim import find_class
 
 PACKAGE = __name__.split(".")[0]
+BASES: dict[str, type] = {"data": LightningDataModule, "trainer": Trainer}
 FACTS = ("class_names", "input_shape", "mean", "std")  # what a model is told of the data
 
 
@@ -146,14 +147,11 @@ class ClassifierCLI(LightningCLI):
             UserError: what a constructor of ours raised: jsonargparse wraps it.
         """
         config, parser = self.config, self.parser
-        if only == "trainer":
-            config, parser = Namespace(trainer=config.trainer), Parser()  # type: ignore[no-untyped-call]
-            parser.add_lightning_class_args(Trainer, "trainer")
-        elif not config.get("data"):
+        if only != "trainer" and not config.get("data"):
             raise ConfigError("No data were chosen: give a recipe, such as --config configs/digits.yaml.")
-        if only == "data":
-            config, parser = Namespace(data=config.data), Parser()  # type: ignore[no-untyped-call]
-            parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+        if only is not None:  # by a parser without links: the model's ask the data for what they may not have
+            config, parser = Namespace({only: config[only]}), Parser()  # type: ignore[no-untyped-call]
+            parser.add_lightning_class_args(BASES[only], only, subclass_mode=only == "data")
         try:
             self.config_init = parser.instantiate(config)
         except Exception as error:
@@ -198,15 +196,13 @@ class ClassifierCLI(LightningCLI):
 
     def _checkpoint_defaults(self, parser: LightningArgumentParser, hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
         """A checkpoint's hyperparameters as defaults of the parser; none where it is of another class than the usual one."""
-        if set(hyper_parameters) - set(inspect.signature(self.default_model.__init__).parameters) or not hyper_parameters:
+        if set(hyper_parameters) - set(inspect.signature(self.default_model).parameters) or not hyper_parameters:
             return {}
-        plain = ("network", "network_args", "label_smoothing", "class_weights", "scale_lr")
-        values = {key: hyper_parameters[key] for key in plain if key in hyper_parameters}
-        for key, base in (("optimizer", Optimizer), ("scheduler", LRScheduler)):
-            value = hyper_parameters.get(key)
-            cls = find_class(value["name"], base) if self.command == "fit" and value is not None else None
-            if value is not None and cls is not None:
-                arguments = {name: v for name, v in value.items() if name != "name"}
+        classes = {"optimizer": Optimizer, "scheduler": LRScheduler} if self.command == "fit" else {}
+        values = {k: v for k, v in hyper_parameters.items() if k not in (*FACTS, "optimizer", "scheduler", "loss")}
+        for key, base in classes.items():
+            arguments = dict(hyper_parameters.get(key) or {"name": ""})
+            if (cls := find_class(arguments.pop("name"), base)) is not None:
                 values[key] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
         usual = parser.get_defaults(skip_validation=True).model
         return {"model": {"class_path": usual.class_path, "init_args": {**usual.init_args.as_dict(), **values}}}

@@ -69,6 +69,8 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
     """
     outer = "".join(re.findall(r'^Parser key "([\w.]+)"', message)[:1])
     key = ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))  # of a class inside of another one too
+    if re.search("arguments are required: data$|LightningDataModule( is abstract|' is not allowed)", message):
+        return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
     denied = re.search(r"Importing '(.+?)' is not allowed", message)
     if denied:
         return f"{key}: {denied[1]} may not be imported by a configuration. It may name classes of {', '.join(importable)}."
@@ -80,8 +82,6 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         if name in known:  # of the class that was there by default
             return f"{name} is no setting of what was chosen for {name.rpartition('.')[0]}."
         return f"There is no flag or key {name!r}. {did_you_mean(name, known, f'{prog} --help lists all keys.')}"
-    if message.endswith("arguments are required: data") or "DataModule is abstract" in message:
-        return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
     no_class = re.search(r"Expected a dot import path string: (\w+)$|(?:No subclass|no class).*?'(\w+)'", message, re.MULTILINE)
     if no_class:
         name = no_class[1] or no_class[2]
