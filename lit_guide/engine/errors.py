@@ -6,7 +6,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 # What asks a run to stop; SIGUSR1 is the warning of a scheduler. Windows has no SIGUSR1.
@@ -46,6 +46,13 @@ def warn(message: str) -> None:
     """Say what the user should know and may leave as it is; in a run of several processes, once."""
     if is_first():
         print(f"lit-guide: {message}", file=sys.stderr)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what it was raised from or while handling, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def did_you_mean(given: str, known: Iterable[str], otherwise: str = "", most: int = 1) -> str:

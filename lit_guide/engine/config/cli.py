@@ -19,7 +19,7 @@ from lit_guide.engine.allowed import allow, import_class
 from lit_guide.engine.config.arguments import CALL, read_call
 from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.parser import Parser
-from lit_guide.engine.errors import ConfigError, UserError, warn
+from lit_guide.engine.errors import ConfigError, UserError, causes, warn
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, read_checkpoint
 from lit_guide.engine.run.weights import SUFFIX
@@ -155,10 +155,7 @@ class ClassifierCLI(LightningCLI):
         try:
             self.config_init = parser.instantiate(config)
         except Exception as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, UserError):
-                cause = cause.__cause__ or cause.__context__
-            raise cause or error from None
+            raise next((cause for cause in causes(error) if isinstance(cause, UserError)), error) from None
         self.built = {key: self.config_init.get(key) for key in self.flags}
         self.datamodule, self.model = self.config_init.get("data"), self.config_init.get("model")
         if self.model is not None and self.checkpoint is not None:
