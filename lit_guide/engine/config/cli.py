@@ -1,7 +1,8 @@
 """LightningCLI as it is used here: what can be configured, and what is built from it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,13 @@ class ClassifierCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys beyond trainer, model and data."""
-        adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+        usual: dict[str, Any] = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}}
         if self.subclass_mode_model:
-            usual = {"class_path": f"{self.default_model.__module__}.{self.default_model.__qualname__}"}
-            parser.set_defaults({"model": {**usual, "init_args": {"optimizer": adam}}})
-        else:
-            parser.set_defaults({"model.optimizer": adam})
+            usual = {"class_path": _path(self.default_model), "init_args": usual}
+        parser.set_defaults({"model": usual})
         for name in FACTS:
             target = f"model.init_args.{name}" if self.subclass_mode_model else f"model.{name}"
-            parser.link_arguments("data", target, compute_fn=_fact(name), apply_on="instantiate")
+            parser.link_arguments("data", target, compute_fn=partial(_fact, name), apply_on="instantiate")
         for key, cls in self.flags.items():
             parser.add_class_arguments(cls, key)
         for key in self.gone:
@@ -200,19 +199,17 @@ class ClassifierCLI(LightningCLI):
         for key, base in classes.items():
             arguments = dict(hyper_parameters.get(key) or {"name": ""})
             if (cls := find_class(arguments.pop("name"), base)) is not None:
-                values[key] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+                values[key] = {"class_path": _path(cls), "init_args": arguments}
         usual = parser.get_defaults(skip_validation=True).model
         return {"model": {"class_path": usual.class_path, "init_args": {**usual.init_args.as_dict(), **values}}}
 
 
-def _fact(name: str) -> Callable[[Any], Any]:
-    """What takes a fact from the data for a model that has a parameter of that name."""
+def _fact(name: str, data: Any) -> Any:
+    """A fact that the data tell a model that has a parameter of that name."""
+    if not hasattr(type(data), name) and not hasattr(data, name):
+        raise ConfigError(f"The model takes {name}, and the data ({type(data).__name__}) have no attribute of that name: add it.")
+    return getattr(data, name)
 
-    def take(data: Any) -> Any:
-        if not hasattr(type(data), name) and not hasattr(data, name):
-            raise ConfigError(
-                f"The model takes {name}, and the data ({type(data).__name__}) have no attribute of that name: add it."
-            )
-        return getattr(data, name)
 
-    return take
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
