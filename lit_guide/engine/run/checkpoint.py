@@ -2,7 +2,8 @@
 
 import inspect
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run.weights import SUFFIX, read_weights
 
 M = TypeVar("M", bound=LightningModule)
+NAMED = ("network", "optimizer", "scheduler", "loss")  # hyperparameters that are a class by name
 CODE = ("class_path", "_class_path", "_instantiator")  # keys by which jsonargparse and Lightning would import what is named
 
 
@@ -64,22 +66,20 @@ def check_hyper_parameters(checkpoint: Mapping[str, Any], model: type[LightningM
     Raises:
         UserError: it does not take one of them, or needs others; the message names them.
     """
-    saved, takes = checkpoint["hyper_parameters"], inspect.signature(model.__init__).parameters
+    saved, takes = checkpoint["hyper_parameters"], inspect.signature(model).parameters
     if not saved:
         kept = "self.save_hyperparameters() in its __init__ keeps them"
         raise UserError(
             f"{path} is not a checkpoint of {model.__name__}: it has no hyper_parameters; {kept}.{_alternative(Path(path))}"
         )
     # `weights` is no key of a checkpoint of ours: it would start a download.
-    strange = [key for key in saved if key not in takes or key in ("self", "weights")]
-    if strange:
+    if strange := [key for key in saved if key not in takes or key == "weights"]:
         raise UserError(
             f"{path} was refused: its hyperparameters hold {strange[0]!r}, which {model.__name__} does not take. "
             "If it is of another class, give that with --model CLASS. Nothing that it names was imported."
         )
-    needed = [key for key, value in takes.items() if key != "self" and value.default is inspect.Parameter.empty]
-    needed = [key for key in needed if takes[key].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD] + ["optimizer"]
-    if missing := [key for key in needed if key in takes and key not in saved]:
+    needed = [key for key, value in takes.items() if key == "optimizer" or value.default is value.empty]
+    if missing := [key for key in needed if key not in saved and takes[key].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]:
         raise UserError(f"{path} was refused: its hyperparameters lack {', '.join(missing)}, which {model.__name__} takes.")
 
 
@@ -91,14 +91,13 @@ def load_model(path: str | Path, model: type[M]) -> tuple[M, dict[str, Any]]:
     """
     checkpoint = read_checkpoint(path)
     check_hyper_parameters(checkpoint, model, path)
+    what = f"hyperparameters do not fit {model.__name__}"
     try:
         built = model(**checkpoint["hyper_parameters"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: its hyperparameters do not fit {model.__name__}: {error}") from None
-    try:
+        what = "weights do not fit the network it names"
         built.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"{path}: its weights do not fit the network it names: {error}") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its {what}: {error}") from None
     return built.float().eval(), checkpoint
 
 
@@ -115,28 +114,18 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
         ConfigError: another network or input size.
     """
     saved = checkpoint["hyper_parameters"]
-    if "class_names" in saved and "class_names" in now:
-        check_classes(checkpoint, now["class_names"], path)
+    trained, given = saved.get("class_names"), now.get("class_names")
+    if trained is not None and given is not None and list(trained) != list(given):
+        raise UserError(
+            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
+            f"  data ({len(given)}): {', '.join(given)}\nUse the data it was trained on, or train anew."
+        )
     for key in {"network", "network_args", "input_shape"} & set(saved) & set(now):
         if saved[key] != now[key]:
             raise ConfigError(
-                f"{path} was trained with {key} {saved.get(key)}, but {now[key]} is given. "
+                f"{path} was trained with {key} {saved[key]}, but {now[key]} is given. "
                 f"Take {'data.image_size' if key == 'input_shape' else f'model.{key}'} back, or train anew."
             )
-
-
-def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], path: str | Path) -> None:
-    """Refuse to use a checkpoint on data with other classes.
-
-    Raises:
-        UserError: with both lists.
-    """
-    trained = list(checkpoint["hyper_parameters"]["class_names"])
-    if trained != list(class_names):
-        raise UserError(
-            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
-            f"  data ({len(class_names)}): {', '.join(class_names)}\nUse the data it was trained on, or train anew."
-        )
 
 
 def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
@@ -145,16 +134,11 @@ def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
         if not _is_plain({key: value}):
             return f"its hyperparameter {key!r} is no plain value"
         name = value.get("name") if isinstance(value, dict) else value
-        if key in ("optimizer", "scheduler", "loss") and value is not None and not _is_class_name(name):
+        # A bare name imports nothing; of paths, those are allowed that may be imported.
+        known = isinstance(name, str) and (name.isidentifier() or ("." in name and is_allowed(name)))
+        if key in NAMED and value is not None and not known:
             return f"its hyperparameter {key!r} is {str(name)!r}, not the name of a class"
-        if key == "network" and not _is_class_name(name):
-            return f"its network {str(value)!r} is none of lit-guide's"
     return ""
-
-
-def _is_class_name(name: Any) -> bool:
-    """Whether this is a bare name, which imports nothing, or the path of a class that may be imported."""
-    return isinstance(name, str) and (name.isidentifier() or ("." in name and is_allowed(name)))
 
 
 def _is_plain(value: Any) -> bool:
@@ -170,11 +154,8 @@ def _in_brackets(reason: str) -> str:
 
 
 def _alternative(path: Path) -> str:
-    others = [p for p in sorted(path.parent.glob("*.ckpt"), key=lambda p: -p.stat().st_mtime) if p != path]
-    for other in others:
-        try:
+    for other in sorted({*path.parent.glob("*.ckpt")} - {path}, key=lambda other: -other.stat().st_mtime):
+        with suppress(Exception):  # whatever is wrong with that one, it is not the one to offer
             torch.load(other, map_location="meta", weights_only=True)
-        except Exception:  # whatever is wrong with that one, it is not the one to offer
-            continue
-        return f" Use {other} instead."
+            return f" Use {other} instead."
     return " Use another checkpoint, or train anew."
