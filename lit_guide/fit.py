@@ -15,7 +15,7 @@ from lit_guide.engine.classifier import missing
 from lit_guide.engine.config.started import Started, limit_of
 from lit_guide.engine.errors import Stopped, UserError
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import load_model
+from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
 from lit_guide.engine.run.screen import print_closing, print_metrics
 from lit_guide.engine.run.weights import write_weights
 from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint
@@ -46,9 +46,10 @@ def start(command: str, args: list[str]) -> Started:
     getattr(cli.datamodule, "rows", None)  # what is wrong with the data is said before there is a run directory
     cli.validated = training and settings.limit_val_batches != 0 and cli.has("val", "validation_step")
     cli.tested = training and cli.has("test", "test_step")
+    cli.check_offers()
     cli.run_dir = cli.claim_directory()
     try:
-        cli.stop, cli.throughput = Stop(), Throughput()
+        cli.stop, cli.throughput, cli.best = Stop(), Throughput(), None
         callbacks: list[Callback] = [cli.stop, cli.throughput]
         if settings.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
@@ -58,8 +59,9 @@ def start(command: str, args: list[str]) -> Started:
             callbacks += [Guards(), LearningRateMonitor("epoch"), *(cli.built[key] for key in tables.load(CALLBACKS))]
         if training and settings.enable_checkpointing is not False:
             begun = int((cli.checkpoint or {}).get("global_step", 0))
-            callbacks.append(BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss"))
-            callbacks.append(LastCheckpoint(cli.run_dir, cli.stop, cli.config.checkpoint.every_n_steps, begun, cli.validated))
+            cli.best = BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss")
+            last = LastCheckpoint(cli.run_dir, cli.stop, cli.config.checkpoint.every_n_steps, begun, cli.validated)
+            callbacks += [cli.best, last]
         given = cli.config_init.trainer.get("logger")
         others = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
         cli.trainer = cli.make_trainer(
@@ -122,8 +124,10 @@ def finish(cli: Started, began: float) -> None:
     runs.update_results(run_dir, {**environment(trainer), **measured, **figures})
     if best is not None:
         model, crop = cli.model, getattr(cli.datamodule, "crop", None)
-        if to_load is not None or isinstance(trainer.strategy, FSDPStrategy):  # not loaded yet, or a part of it only
+        if isinstance(trainer.strategy, FSDPStrategy):  # a part of it only
             model, _ = load_model(best, type(cli.model))
+        elif to_load is not None:
+            model.load_state_dict(read_checkpoint(best)["state_dict"])
         shared = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "crop": crop}
         write_weights(shared, run_dir / runs.WEIGHTS)
         for name in formats():
@@ -131,7 +135,9 @@ def finish(cli: Started, began: float) -> None:
             if export.enabled and not missing(model):
                 export.run(model, run_dir, crop)
     results = runs.read_results(run_dir)
-    print_closing(run_dir, results, missing(cli.model))
+    if cli.best is not None and cli.best.monitor is None:
+        print(f"best.ckpt is the latest checkpoint: the model logs no {cli.best.wanted} to choose it by.")
+    print_closing(run_dir, results, missing(cli.model, later=True))
     raise_for(results.get("exports", []), run_dir)
 
 
@@ -154,5 +160,8 @@ def score(cli: Started, section: str) -> None:
     if cli.trainer.is_global_zero:
         metrics = cli.metrics()
         runs.update_results(cli.run_dir, {**environment(cli.trainer), section: metrics})
-        print_metrics(cli.command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
+        if metrics:
+            print_metrics(cli.command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
+        else:
+            print(f"{type(cli.model).__name__} logged nothing: self.log what it is to tell.")
         print(f"Written to {cli.run_dir / 'results.json'}")

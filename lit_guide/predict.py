@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.engine.classifier import fact, missing
+from lit_guide.engine.classifier import fact, require
 from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.loaders import Split, evaluation_loader
 from lit_guide.engine.errors import ConfigError, UserError
@@ -102,8 +102,7 @@ class Predictor:
     def __init__(self, run: str | Path, model: type[LightningModule] | None = None) -> None:
         file = Path(run) if Path(run).is_file() else runs.find_run(str(run)) / runs.BEST
         self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file)))
-        if lacking := missing(self.model):
-            raise UserError(f"{type(self.model).__name__} can't predict yet. It lacks:\n  " + "\n  ".join(lacking))
+        require(self.model)
         self.class_names: list[str] = list(fact(self.model, "class_names"))
         self.input_shape, self.crop = tuple(fact(self.model, "input_shape")), checkpoint["crop"]
 
@@ -140,6 +139,7 @@ def predict(args: list[str]) -> None:
         given["dataloaders"] = evaluation_loader(samples, batch_size, cli.trainer, workers)
     else:
         assert cli.checkpoint is not None  # without one the command is refused
+        require(cli.model)
         model, classes = cli.model, list(fact(cli.model, "class_names"))
         model.load_state_dict(cli.checkpoint["state_dict"])
         data: Any = cli.datamodule

@@ -1,11 +1,13 @@
 """Which classes a configuration or a checkpoint may name: only these are ever imported, and classes only, never functions."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 from jsonargparse import set_parsing_settings
 
 from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.machine import also_typed, command
 
 PACKAGE = __name__.split(".")[0]
 ALWAYS = (
@@ -19,10 +21,15 @@ ALWAYS = (
     PACKAGE,
 )
 _typed: list[str] = []  # by --allow
+_command: list[str] = []  # what was typed, for an error that says how a package may be allowed
 
 
-def allow(packages: list[str]) -> None:
+def allow(packages: list[str], typed: Sequence[str] = ()) -> None:
     """Let this command, and no other, import from these packages too: those that `--allow` names on the command line.
+
+    Args:
+        packages: their names.
+        typed: the command line, its command first; empty where this is called from Python.
 
     Raises:
         ConfigError: what is named is no package that can be imported.
@@ -32,13 +39,21 @@ def allow(packages: list[str]) -> None:
             import_module(package)
         except ImportError as error:
             raise ConfigError(f"--allow {package}: it can't be imported ({error}). Install it, or name the package.") from None
-    _typed[:] = packages
+    _typed[:], _command[:] = packages, typed
+    also_typed[:] = [word for package in packages for word in ("--allow", package)]
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=importable())
 
 
 def importable() -> list[str]:
     """The modules and packages whose classes may be named."""
     return [*ALWAYS, *_typed]
+
+
+def how_to_allow(path: str) -> str:
+    """What to type so that a class that was refused is taken."""
+    package = path.partition(".")[0]
+    typed = command(*_command, "--allow", package) if _command else f"{__name__}.allow([{package!r}])"
+    return f"If you trust {package}: {typed}"
 
 
 def is_allowed(path: str) -> bool:
@@ -58,10 +73,8 @@ def import_class(path: str, base: type, key: str) -> type[Any]:
         ConfigError: the path may not be imported, there is nothing there, or it is no such class.
     """
     if not is_allowed(path):
-        package = path.partition(".")[0]
         raise ConfigError(
-            f"{key}: {path} may not be imported: only classes of {', '.join(importable())} are. "
-            f"If you trust that package, add to the command: --allow {package}"
+            f"{key}: {path} may not be imported: only classes of {', '.join(importable())} are. {how_to_allow(path)}"
         )
     module, _, name = path.rpartition(".")
     try:

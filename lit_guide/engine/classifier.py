@@ -3,11 +3,14 @@
 Shapes: B images a batch, C channels, H x W pixels, K classes.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lightning.pytorch import LightningModule
 from torch import Tensor
+
+from lit_guide.engine.errors import UserError
 
 
 class Classifier(Protocol):
@@ -34,12 +37,41 @@ def fact(model: LightningModule, name: str) -> Any:
     return model.hparams.get(name, getattr(model, name, None))
 
 
-def missing(model: LightningModule) -> list[str]:
-    """Which pieces of `Classifier` a model lacks, and how to add each; empty where it has all."""
+def missing(model: LightningModule, later: bool = False) -> list[str]:
+    """Which pieces of `Classifier` a model lacks, and how to add each; empty where it has all.
+
+    Args:
+        model: any module.
+        later: whether it is to be built again from its checkpoint, as `export` and `predict --images` do.
+    """
     told = []
     if type(model).forward is LightningModule.forward:
         told.append("forward: def forward(self, image_BCHW): return logits_BK")
     for name, what in (("class_names", "the names of the classes"), ("input_shape", "(C, H, W) of the images")):
         if fact(model, name) is None:
             told.append(f"{name}: take {what} as the parameter {name} of __init__ and call self.save_hyperparameters()")
+    if later and (lost := unkept(model)):
+        told.append(f"{', '.join(lost)}: call self.save_hyperparameters() in __init__, so that checkpoints keep them")
     return told
+
+
+def unkept(model: LightningModule) -> list[str]:
+    """Parameters of a model's `__init__` that its checkpoints lack: required ones, and all where it keeps none."""
+    takes = parameters_of(type(model))
+    return [p.name for p in takes if p.name not in model.hparams and (p.default is p.empty or not model.hparams)]
+
+
+def parameters_of(model: type[LightningModule]) -> list[inspect.Parameter]:
+    """What the `__init__` of a class takes by name."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [parameter for parameter in inspect.signature(model).parameters.values() if parameter.kind in by_name]
+
+
+def require(model: LightningModule) -> None:
+    """See that a model can be asked about images.
+
+    Raises:
+        UserError: it lacks a piece of `Classifier`; the message says how to add it.
+    """
+    if lacking := missing(model):
+        raise UserError(f"{type(model).__name__} can't predict yet. It lacks:\n  " + "\n  ".join(lacking))

@@ -10,6 +10,8 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 # float16 on a CPU: torch has no mixed precision with it, and in pure float16 Adam's epsilon is 0 and the loss NaN in step 2.
 ON_CPU = {"16": "bf16-mixed", "16-mixed": "bf16-mixed", "16-true": "bf16-true"}
 
+also_typed: list[str] = []  # flags that the commands of a run must have again: --allow PACKAGE
+
 
 def usable_cores() -> int:
     """Cores that this process may use."""
@@ -38,4 +40,4 @@ def command(*words: str) -> str:
         start = [short(script)]
     else:
         start = ["python" if shutil.which("python") == str(python) else short(python), "-m", __name__.partition(".")[0]]
-    return shlex.join([*start, *words])
+    return shlex.join([*start, *words, *(also_typed if "--allow" not in words else ())])

@@ -21,6 +21,8 @@ UNFIT_WARNINGS = (
     "It is recommended to use `self.log",  # with sync_dist; what LitClassifier logs is of all processes already
     "You're resuming from a checkpoint that ended before the epoch ended",  # TrainBatches goes on at its place
     ".*smaller than the logging interval.*",  # epoch means are logged in any case
+    "You passed in a `val_dataloader` but have no",  # a model of one's own need not validate
+    "You defined a `validation_step` but have no",  # nor have the data to
     "Image size .* exceeds limit",  # Pillow's; decode judges the size, and says which file
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.9 and later
 )

@@ -1,6 +1,5 @@
 """`export`: files from a run's best checkpoint, later or again. Its table of formats is what `fit` writes too."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,11 @@ from typing import Any
 import yaml
 
 from lit_guide.engine import tables
+from lit_guide.engine.allowed import allow
 from lit_guide.engine.config.arguments import read_call
 from lit_guide.engine.config.parser import Parser
 from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model
 from lit_guide.engine.run.screen import print_exports
@@ -33,6 +34,7 @@ def formats() -> dict[str, type[Export]]:
 def export(args: list[str]) -> None:
     """Write TorchScript, ONNX and torch.export files from a run's best checkpoint."""
     call, offered = read_call("export", args), formats()
+    allow(call.allow, ["export", *args])
     names = ",".join(offered)
     parser = Parser(
         prog="lit-guide export",
@@ -78,10 +80,10 @@ def raise_for(entries: Sequence[Mapping[str, Any]], run_dir: Path) -> None:
     failed = [entry for entry in entries if "error" in entry]
     if failed:
         reasons = "\n".join(f"  {entry['format']}: {entry['error']}" for entry in failed)
-        names, where = ",".join(entry["format"] for entry in failed), shlex.quote(str(run_dir))
+        names = ",".join(entry["format"] for entry in failed)
         raise UserError(
             f"{len(failed)} of {len(entries)} exports failed:\n{reasons}\nThe checkpoint is safe. "
-            f"Try again with: lit-guide export --run {where} --formats {names}"
+            f"Try again with: {command('export', '--run', str(run_dir), '--formats', names)}"
         )
 
 

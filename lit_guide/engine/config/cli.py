@@ -2,8 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide import __version__
 from lit_guide.engine.allowed import allow, import_class
+from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.config.arguments import CALL, read_call
 from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.parser import Parser
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, read_checkpoint
+from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, check_plain, read_checkpoint
 from lit_guide.engine.run.weights import SUFFIX
+from lit_guide.engine.train.losses import loss_class
 from lit_guide.engine.train.optim import find_class
 
 PACKAGE = __name__.split(".")[0]
@@ -63,7 +64,7 @@ class ClassifierCLI(LightningCLI):
         self.checkpoint: dict[str, Any] | None = None
         self.call = read_call(command.split()[0], args)
         self.ckpt_path, self.continued = self.call.ckpt_path, self.call.continued
-        allow(self.call.allow)
+        allow(self.call.allow, [*command.split(), *self.call.typed])
         # Lists the arguments of the usual model, and below it; others have --model.help CLASS.
         helping = any(arg in ("-h", "--help") or re.match(r"--model\.[\w.]+\.help\b", arg) for arg in args)
         super().__init__(
@@ -95,7 +96,7 @@ class ClassifierCLI(LightningCLI):
         parser.set_defaults({"model": usual})
         for name in FACTS:
             target = f"model.init_args.{name}" if self.subclass_mode_model else f"model.{name}"
-            parser.link_arguments("data", target, compute_fn=partial(_fact, name), apply_on="instantiate")
+            parser.link_arguments("data", target, compute_fn=self._fact(name), apply_on="instantiate")
         for key, cls in self.flags.items():
             parser.add_class_arguments(cls, key)
         for key in self.gone:
@@ -112,8 +113,6 @@ class ClassifierCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a checkpoint's hyperparameters are defaults under whatever is typed or in a file."""
-        assert isinstance(parser, Parser)
-        parser.typed = f"{parser.prog} {' '.join(self.call.typed)}"
         if self.ckpt_path is not None:
             if self.command == "fit" and self.ckpt_path.endswith(SUFFIX):
                 raise ConfigError(f"{self.ckpt_path} holds weights alone, nothing to go on with: give a .ckpt.")
@@ -163,6 +162,8 @@ class ClassifierCLI(LightningCLI):
             raise next((cause for cause in causes(error) if isinstance(cause, UserError)), error) from None
         self.built = {key: self.config_init.get(key) for key in self.flags}
         self.datamodule, self.model = self.config_init.get("data"), self.config_init.get("model")
+        if self.model is not None:
+            check_plain(self.model.hparams, self.model_type)
         if self.model is not None and self.checkpoint is not None:
             check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
 
@@ -185,10 +186,11 @@ class ClassifierCLI(LightningCLI):
         """Write the resolved config.yaml: alone enough to repeat, resume, test or export the run."""
         config = self.config.clone()
         config.pop("config", None)
+        given = config.data.get("init_args") or {}  # a class without arguments has none
         for key in ("path", "root", "table", "cache_dir"):
-            path = config.data.init_args.get(key)
+            path = given.get(key)
             if path is not None and Path(path).expanduser().exists():
-                config.data.init_args[key] = str(Path(path).expanduser().absolute())  # found again from any directory
+                given[key] = str(Path(path).expanduser().absolute())  # found again from any directory
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         if self.model_type is self.default_model:  # its keys stand right below `model`, as in a recipe
             settings = yaml.safe_load(text)
@@ -200,21 +202,31 @@ class ClassifierCLI(LightningCLI):
         """A checkpoint's hyperparameters as defaults of the parser; none where it is of another class than the usual one."""
         if set(hyper_parameters) - set(inspect.signature(self.default_model).parameters) or not hyper_parameters:
             return {}
-        classes = {"optimizer": Optimizer, "scheduler": LRScheduler} if self.command == "fit" else {}
+        classes: dict[str, type] = {"optimizer": Optimizer, "scheduler": LRScheduler} if self.command == "fit" else {}
         values = {k: v for k, v in hyper_parameters.items() if k not in (*FACTS, "optimizer", "scheduler", "loss")}
-        for key, base in classes.items():
-            arguments = dict(hyper_parameters.get(key) or {"name": ""})
-            if (cls := find_class(arguments.pop("name"), base)) is not None:
+        for key in (*classes, "loss"):
+            arguments = dict(hyper_parameters.get(key) or {})
+            name = arguments.pop("name", None)
+            cls = None if name is None else loss_class(name) if key == "loss" else find_class(name, classes[key])
+            if cls is not None:
                 values[key] = {"class_path": _path(cls), "init_args": arguments}
         usual = parser.get_defaults(skip_validation=True).model
         return {"model": {"class_path": usual.class_path, "init_args": {**usual.init_args.as_dict(), **values}}}
 
+    def _fact(self, name: str) -> Callable[[Any], Any]:
+        """What takes a fact from the data for the model; a model without a parameter of that name never gets it."""
 
-def _fact(name: str, data: Any) -> Any:
-    """A fact that the data tell a model that has a parameter of that name."""
-    if not hasattr(type(data), name) and not hasattr(data, name):
-        raise ConfigError(f"The model takes {name}, and the data ({type(data).__name__}) have no attribute of that name: add it.")
-    return getattr(data, name)
+        def take(data: Any) -> Any:
+            takes = {parameter.name: parameter.default for parameter in parameters_of(self.model_type)}
+            lacking = [fact for fact in FACTS if fact in takes and not hasattr(type(data), fact) and not hasattr(data, fact)]
+            if needed := [fact for fact in lacking if takes[fact] is inspect.Parameter.empty]:
+                raise ConfigError(
+                    f"{self.model_type.__name__} takes {', '.join(needed)}, and the data ({type(data).__name__}) do not say: "
+                    "give them attributes or properties of these names."
+                )
+            return getattr(data, name) if name in takes and name not in lacking else takes.get(name)
+
+        return take
 
 
 def _path(cls: type) -> str:

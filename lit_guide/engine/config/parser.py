@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_guide.engine.allowed import importable
+from lit_guide.engine.allowed import how_to_allow, importable
 from lit_guide.engine.config.arguments import CALL, SHORT_FORMS
 from lit_guide.engine.config.devices import unknown
 from lit_guide.engine.errors import ConfigError, did_you_mean
@@ -34,8 +34,6 @@ RANGES = {
 class Parser(LightningArgumentParser):
     """LightningArgumentParser that takes no abbreviations and says errors in a line, with the nearest valid name."""
 
-    typed: str = ""  # the whole command, for an error that says how it may be allowed
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
@@ -46,7 +44,7 @@ class Parser(LightningArgumentParser):
         classes = [cls.__name__ for base in SUGGESTED for cls in subclasses(base)]
         told = explain(message, self._known_keys(), classes, importable(), self.prog)
         if denied := re.search(r": ([\w.]+) may not be imported", told):
-            told += f" If you trust that package: {self.typed or self.prog} --allow {denied[1].partition('.')[0]}"
+            told += f" {how_to_allow(denied[1])}"
         precision = re.match(r"trainer\.precision is (\S+): expected", told)
         raise (unknown("precision", precision[1]) if precision else ConfigError(told)) from None
 
@@ -88,6 +86,12 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         # ddp is DDPStrategy's short name: that one takes no settings.
         hint = did_you_mean(f"{name}Strategy" if key == "trainer.strategy" else name, classes)
         return f"{key}: there is no class {name!r}. {hint}".rstrip()
+    if gone := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        return f"{key}: there is no {gone[1]}.{gone[2]}."
+    unfit = re.search(r"(?:Expected '[\w.]+' to be|Import path does not correspond to) a subclass of (?:<class ')?(\w+)", message)
+    if unfit:
+        named = re.search(r"Expected '([\w.]+)' to be|(?s:.*)Given value: ([\w.]+)$", message)
+        return f"{key}: {named[1] or named[2] if named else 'it'} is no {unfit[1]}."
     given = re.search(r"Not of type \w+: (?:(\S+) (?:does not conform|not an? )|.*: '(.*)'$)|NestedArg\(.+, val='?(.*?)'?\)$"
                       r"|(?:Given|Got) value: (?!NestedArg)(.*)$", message, re.MULTILINE)  # fmt: skip
     nested = re.search(r"NestedArg\(key='([\w.]+)'", message)  # of a flag: the argument of a class

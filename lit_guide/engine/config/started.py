@@ -9,8 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_guide.engine.config.cli import ClassifierCLI
-from lit_guide.engine.errors import Stopped
+from lit_guide.engine.errors import ConfigError, Stopped
 from lit_guide.engine.run import runs
+from lit_guide.engine.train.checkpoints import BestCheckpoint
 from lit_guide.engine.train.failures import explain_failure
 from lit_guide.engine.train.metrics import Throughput
 from lit_guide.engine.train.stop import Stop
@@ -23,6 +24,7 @@ class Started(ClassifierCLI):
         trainer: the trainer.
         stop: what takes signals over.
         throughput: what measures the speed of training.
+        best: what keeps the best checkpoint.
         validated: whether `fit` scores the validation split.
         tested: whether `fit` scores the test split.
     """
@@ -30,6 +32,7 @@ class Started(ClassifierCLI):
     trainer: Trainer
     stop: Stop
     throughput: Throughput
+    best: BestCheckpoint | None
     validated: bool
     tested: bool
 
@@ -66,6 +69,22 @@ class Started(ClassifierCLI):
         runs.make_results_dir(path)
         runs.check_space(path)
         return path
+
+    def check_offers(self) -> None:
+        """See that the model and the data have what the command calls.
+
+        Raises:
+            ConfigError: they have not; the message says what to add.
+        """
+        called = {"fit": ("training_step", "train"), "validate": ("validation_step", "val"), "test": ("test_step", "test")}
+        step, split = called.get(self.command, (None, "predict"))
+        if step is not None and not is_overridden(step, self.model):
+            lacking, of = f"{step}(self, batch, batch_idx)", self.model
+        elif self.datamodule is not None and not is_overridden(f"{split}_dataloader", self.datamodule):
+            lacking, of = f"{split}_dataloader(self)", self.datamodule
+        else:
+            return
+        raise ConfigError(f"{type(of).__name__} lacks what {self.command} calls: def {lacking}.")
 
     def has(self, split: str, step: str) -> bool:
         """Whether there is a split to score, and the model has the step that scores it."""

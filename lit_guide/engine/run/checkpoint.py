@@ -1,6 +1,5 @@
 """Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line."""
 
-import inspect
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import LightningModule
 
-from lit_guide.engine.allowed import is_allowed
+from lit_guide.engine.allowed import how_to_allow, is_allowed
+from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run.weights import SUFFIX, read_weights
 
@@ -60,17 +60,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
+def check_plain(hyper_parameters: Mapping[str, Any], model: type[LightningModule]) -> None:
+    """Refuse, before training, hyperparameters for which `read_checkpoint` would refuse the checkpoint.
+
+    Raises:
+        ConfigError: with what to change in the class.
+    """
+    for key, value in hyper_parameters.items():
+        if fault := _fault_in({key: value}):
+            raise ConfigError(
+                f"A checkpoint of {model.__name__} could not be read again: {fault}. "
+                f"Leave it out: self.save_hyperparameters(ignore=[{key!r}])"
+            )
+
+
 def check_hyper_parameters(checkpoint: Mapping[str, Any], model: type[LightningModule], path: str | Path) -> None:
     """Refuse hyperparameters that a class of models can't be built from.
 
     Raises:
         UserError: it does not take one of them, or needs others; the message names them.
     """
-    saved, takes = checkpoint["hyper_parameters"], inspect.signature(model).parameters
-    if not saved:
+    saved, takes = checkpoint["hyper_parameters"], {parameter.name: parameter for parameter in parameters_of(model)}
+    if takes and not saved:
         kept = "self.save_hyperparameters() in its __init__ keeps them"
         raise UserError(
-            f"{path} is not a checkpoint of {model.__name__}: it has no hyper_parameters; {kept}.{_alternative(Path(path))}"
+            f"{path} is not a checkpoint of {model.__name__}: it has no hyper_parameters; {kept}."
+            f"{_alternative(Path(path), needed='hyper_parameters')}"
         )
     # `weights` is no key of a checkpoint of ours: it would start a download.
     if strange := [key for key in saved if key not in takes or key == "weights"]:
@@ -79,7 +94,7 @@ def check_hyper_parameters(checkpoint: Mapping[str, Any], model: type[LightningM
             "If it is of another class, give that with --model CLASS. Nothing that it names was imported."
         )
     needed = [key for key, value in takes.items() if key == "optimizer" or value.default is value.empty]
-    if missing := [key for key in needed if key not in saved and takes[key].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]:
+    if missing := [key for key in needed if key not in saved]:
         raise UserError(f"{path} was refused: its hyperparameters lack {', '.join(missing)}, which {model.__name__} takes.")
 
 
@@ -137,7 +152,9 @@ def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
         # A bare name imports nothing; of paths, those are allowed that may be imported.
         known = isinstance(name, str) and (name.isidentifier() or ("." in name and is_allowed(name)))
         if key in NAMED and value is not None and not known:
-            return f"its hyperparameter {key!r} is {str(name)!r}, not the name of a class"
+            is_path = all(part.isidentifier() for part in str(name).split("."))
+            why = f"of a package that may not be imported ({how_to_allow(str(name))})" if is_path else "not the name of a class"
+            return f"its hyperparameter {key!r} is {str(name)!r}, {why}"
     return ""
 
 
@@ -153,9 +170,9 @@ def _in_brackets(reason: str) -> str:
     return f" ({reason.strip().splitlines()[0][:200]})" if reason.strip() else ""
 
 
-def _alternative(path: Path) -> str:
+def _alternative(path: Path, needed: str = "state_dict") -> str:
     for other in sorted({*path.parent.glob("*.ckpt")} - {path}, key=lambda other: -other.stat().st_mtime):
         with suppress(Exception):  # whatever is wrong with that one, it is not the one to offer
-            torch.load(other, map_location="meta", weights_only=True)
-            return f" Use {other} instead."
+            if needed in torch.load(other, map_location="meta", weights_only=True):
+                return f" Use {other} instead."
     return " Use another checkpoint, or train anew."

@@ -38,15 +38,16 @@ def print_closing(run_dir: Path, results: Mapping[str, Any], missing: Sequence[s
     if results.get("exports"):
         print_exports(results["exports"])
     if missing:
-        print("\nThe model is trained. To export it and to predict with it, it still lacks:")
+        print("\nThe model is trained. For export and predict it still lacks:")
         print("\n".join(f"  {piece}" for piece in missing))
     here = short(run_dir)
     names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json")
     files = [name for name in names if (run_dir / name).exists()]
-    print(f"\nEverything is in {here}: {', '.join(files)}\n\nNext:")
+    print(f"\nEverything is in {here}: {', '.join(files)}")
     further = (("predict", "--images", "FILE_OR_FOLDER"), ("export", "--formats", "onnx"))
-    for name, *more in (("test",), *(() if missing else further)):
-        print(f"  {command(name, '--run', here, *more)}")
+    test = (("test",),) if results.get("test", True) else ()
+    if following := [command(name, "--run", here, *more) for name, *more in (*test, *(() if missing else further))]:
+        print("\n  ".join(["\nNext:", *following]))
 
 
 def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:

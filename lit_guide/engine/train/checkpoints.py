@@ -20,14 +20,29 @@ class BestCheckpoint(ModelCheckpoint):
     Args:
         run_dir: the run directory.
         continued: whether this goes on with that run; a new run that starts from a checkpoint has a best of its own.
-        monitor: the metric that is to be lowest.
+        monitor: the metric that is to be lowest; where the model does not log it, the latest checkpoint is kept.
     """
 
     def __init__(self, run_dir: Path, continued: bool = False, monitor: str = "val/loss") -> None:
         super().__init__(run_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=monitor)
         self.continued = continued
+        self.wanted = monitor  # `monitor` is None once it is known that the model does not log it
 
     on_train_batch_end = Callback.on_train_batch_end  # it is saved when an epoch ends; asking after each batch costs time
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, if it is time to."""
+        self._look_for_monitor(trainer)
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise."""
+        self._look_for_monitor(trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _look_for_monitor(self, trainer: Trainer) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self.monitor not in trainer.callback_metrics:
+            self.monitor = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, for the file here: Lightning would drop it where the directory was moved."""

@@ -63,7 +63,7 @@ class Guards(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the batch."""
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        rate = next((group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups), 0.0)
         self._steps.append(Step(trainer.global_step, trainer.current_epoch, batch_idx, rate))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:

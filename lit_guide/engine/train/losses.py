@@ -1,8 +1,10 @@
 """The training loss: cross-entropy, or a class of torch.nn or of the project; smoothing and class weights where it takes them."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,6 +24,15 @@ def describe_loss(loss: LossFactory | Mapping[str, Any] | None) -> dict[str, Any
     keywords = loss.keywords if isinstance(loss, partial) else {}
     given = {key: value for key, value in keywords.items() if value is not None}
     return {"name": path_of(type(loss())), **given}
+
+
+def loss_class(name: str) -> type[nn.Module]:
+    """The class that `describe_loss` named.
+
+    Raises:
+        ConfigError: there is none, or it may not be imported.
+    """
+    return import_class(name if "." in name else f"torch.nn.{name}", nn.Module, "model.loss")
 
 
 def build_loss(
@@ -45,7 +56,7 @@ def build_loss(
     """
     described = described or {"name": "CrossEntropyLoss"}
     name, arguments = str(described["name"]), {key: value for key, value in described.items() if key != "name"}
-    cls: type[nn.Module] = import_class(name if "." in name else f"torch.nn.{name}", nn.Module, "model.loss")
+    cls = loss_class(name)
     takes = inspect.signature(cls).parameters
     arguments |= {key: value for key, value in more.items() if key in takes}
     if label_smoothing:
@@ -64,4 +75,24 @@ def build_loss(
         if not isinstance(kept, torch.Tensor):
             raise ConfigError(f"model.class_weights is set, but {name} keeps no tensor `weight`, as the losses of torch.nn do.")
         loss.register_buffer("weight", kept, persistent=False)
+    try_loss(loss, classes)
     return loss
+
+
+def try_loss(loss: nn.Module, classes: int, shares: bool = False) -> None:
+    """See, before training, that a loss takes logits (B, K) and labels (B,), or (B, K) `shares` of classes.
+
+    Raises:
+        ConfigError: it does not; the message names it.
+    """
+    label_B = torch.arange(classes + 1) % classes  # K + 1 images: a loss that broadcasts would take K for a row of logits
+    target = nn.functional.one_hot(label_B, classes).float() if shares else label_B
+    like = next(chain(loss.parameters(), loss.buffers()), target)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loss(torch.zeros(len(label_B), classes, device=like.device), target.to(like.device))
+    except Exception as error:  # a loss of one's own may raise anything
+        what = f"takes no shares of classes, {tuple(target.shape)}, as MixUp and CutMix give them"
+        what = what if shares else f"takes no logits {len(label_B), classes} with labels ({len(label_B)},)"
+        raise ConfigError(f"model.loss: {type(loss).__name__} {what}: {str(error).splitlines()[0]}") from None

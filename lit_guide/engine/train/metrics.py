@@ -5,6 +5,7 @@ import io
 import itertools
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lit_guide.engine.errors import warn
@@ -108,7 +110,7 @@ class Throughput(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch."""
-        self.images += len(batch[1]) * trainer.world_size
+        self.images += (extract_batch_size(batch) if isinstance(batch, Mapping) else len(batch[1])) * trainer.world_size
         self.batches += 1
         self._ended = time.perf_counter()
         if self._idle is not None:

@@ -15,8 +15,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.train.compiling import compile_in_place
+from lit_guide.engine.train.losses import try_loss
 from lit_guide.engine.train.optim import SchedulerFactory, carry_over, lay_out, scale_lr, wants_total_steps
 
 Batch = tuple[Tensor, Tensor]
@@ -74,6 +75,8 @@ class ClassifierModule(LightningModule):
             weight_K = self.criterion.weight
             assert isinstance(weight_K, Tensor)
             weight_K.copy_(balanced_weights(torch.tensor(data.class_counts())))
+        if stage == "fit" and any(getattr(self.trainer.datamodule, name, 0) for name in ("mixup", "cutmix")):  # type: ignore[attr-defined]
+            try_loss(self.criterion, len(self.hparams["class_names"]), shares=True)
 
     def on_fit_start(self) -> None:
         """Compile the network: here, where the model summary has passed one image through it."""
@@ -203,6 +206,8 @@ class ClassifierModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let optimizer settings given now win over the ones in the checkpoint's optimizer state."""
         saved = checkpoint["hyper_parameters"]
+        if lost := [key for key in ("optimizer", "scheduler") if key not in saved]:
+            raise UserError(f"The checkpoint can't be gone on with: its hyperparameters lack {', '.join(lost)}.")
         self.hparams.update({key: saved[key] for key in ("mean", "std")})  # restored with the weights
         carry_over(checkpoint, self.hparams, self.lr_factor)
         lay_out(checkpoint, self.memory_format)
