@@ -19,7 +19,7 @@ MOVED = {
     "callbacks.stop": "engine.train.stop",
     "data.augment": "engine.data.augment",
     "data.base": "engine.data.module",
-    "data.cache": "engine.photos.cache",
+    "data.cache": "parts.cache.copies",
     "data.decode": "engine.photos.decode",
     "data.examine": "engine.photos.examine",
     "data.files": "engine.photos.dataset",
