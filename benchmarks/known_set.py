@@ -23,8 +23,8 @@ from typing import Any
 import record
 
 from lit_guide.data import FolderData
-from lit_guide.engine.photos.cache import remember
 from lit_guide.engine.photos.examine import Examined
+from lit_guide.engine.photos.known import remember
 
 CLASSES, FILES, ROUNDS = 1000, 1000, 5
 SECONDS, RATIO = 8.0, 3.0

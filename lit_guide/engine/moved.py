@@ -15,6 +15,7 @@ MOVED = {
     "callbacks.export": "export",
     "callbacks.report": "engine.train.metrics",
     "data.base": "engine.data.module",
+    "data.cache": "parts.cache.copies",
     "data.files": "engine.photos.dataset",
     "data.photos": "engine.photos.module",
     "data.transforms": "engine.photos.crops",
@@ -22,7 +23,7 @@ MOVED = {
     "optim": "engine.train.optim",
     **{f"callbacks.{name}": f"engine.train.{name}" for name in ("guards", "progress", "stop")},
     **{f"data.{name}": f"engine.data.{name}" for name in ("augment", "loaders", "samplers", "splits")},
-    **{f"data.{name}": f"engine.photos.{name}" for name in ("cache", "decode", "examine")},
+    **{f"data.{name}": f"engine.photos.{name}" for name in ("decode", "examine")},
 }
 
 

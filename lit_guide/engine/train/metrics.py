@@ -20,6 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from lit_guide.engine.errors import warn
 from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
+from lit_guide.engine.tables import gone
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
 
@@ -173,6 +174,6 @@ def _faster(data: Any, devices: int) -> str:
     workers, most = getattr(data, "loader_processes", 0), most_workers(devices)
     if workers < most:
         return f"Load with more processes: --data.num_workers {most} (now {workers})."
-    if getattr(data, "cache", None) == "none":
+    if getattr(data, "cache", None) == "none" and not gone(getattr(data, "caches", {})):
         return "All cores load already: decode each image once with --data.cache ram, or disk if the set is larger than memory."
     return "All cores load already: make the images smaller before training, or put them on a faster disk."

@@ -505,9 +505,10 @@ def test_near_duplicates_of_a_million_images():
 CHECK_FOLDER = """
 import json, resource, sys
 from pathlib import Path
-from lit_guide.engine.photos.cache import open_files
 from lit_guide.engine.photos.examine import examine, near_duplicates
 from lit_guide.data.folder import files_below
+from lit_guide.engine.photos.known import examine_once
+from lit_guide.parts.cache.copies import on_disk
 
 def peak():  # MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -518,8 +519,8 @@ before = peak()
 found = examine(root, paths)
 near = near_duplicates(found.dhash_N, 0)
 after = peak()
-known, images = open_files(root, paths, "disk", 64, cache)
-again, _ = open_files(root, paths, "none", 64, cache)
+known, images = on_disk(root, paths, 64, cache)
+again = examine_once(root, paths, cache)
 assert (known.bad, known.duplicates) == (again.bad, again.duplicates) == (found.bad, found.duplicates)
 print(json.dumps({
     "count": len(paths), "bad": {paths[i]: reason for i, reason in found.bad.items()},
