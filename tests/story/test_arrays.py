@@ -27,8 +27,8 @@ def test_images_of_every_layout_are_the_same(axes, channels):
 
 def test_fit_trains_on_their_own_names_and_split(run):
     data = arrays(class_names=np.array(["x", "y", "z"]), split=np.repeat(["train", "val", "test"], [20, 6, 4]))
-    assert data.class_names == ["x", "y", "z"]
-    assert [rows.tolist() for rows in data.rows.values()] == [[*range(20)], [*range(20, 26)], [*range(26, 30)]]
+    rows = [indices.tolist() for indices in data.rows.values()]
+    assert (data.class_names, rows) == (["x", "y", "z"], [[*range(20)], [*range(20, 26)], [*range(26, 30)]])
     code, _, err = run(*fit("arrays"), "--data.path", "mine.npz", *NO_EXPORT)
     assert code == 0, err
 

@@ -24,6 +24,7 @@ def test_the_onnx_file_scores_what_results_json_says_and_knows_its_classes(train
     np.testing.assert_allclose(logits_BK, expected_BK, atol=1e-4, rtol=0)
     accuracy = (logits_BK.argmax(axis=1) == data.source.labels_N[data.rows["test"]]).mean()
     assert accuracy == pytest.approx(results_of(trained)["test"]["accuracy"], abs=1e-6)
+    assert {entry["max_abs_diff"] <= 1e-4 for entry in results_of(trained)["exports"]} == {True}
     facts = {prop.key: json.loads(prop.value) for prop in onnx.load(path).metadata_props}
     assert (facts["class_names"], facts["input_shape"], facts["mean"]) == (data.class_names, [1, 8, 8], data.mean)
 

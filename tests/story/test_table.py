@@ -19,8 +19,8 @@ def test_fit_trains_on_the_rows_as_the_split_column_divides_them(run):
     Path("photos.csv").write_text("\n".join(lines), encoding="utf-8")
     settings = {"path_column": "file", "label_column": "species", "image_size": 16, "num_workers": 0, "val_fraction": 0.25}
     data = TableData("photos.csv", **settings)
-    assert (data.class_names, data.source.labels_N.tolist()) == (["Hündin", "猫"], [0, 1] * 6)
-    assert data.rows["test"].tolist() == [8, 9, 10, 11]
+    labels, rows = data.source.labels_N.tolist(), data.rows["test"].tolist()
+    assert (data.class_names, labels, rows) == (["Hündin", "猫"], [0, 1] * 6, [8, 9, 10, 11])
     assert [data.class_counts(split) for split in ("train", "val")] == [[3, 3], [1, 1]]  # val is cut from the other eight
     flags = [f"--data.{key}={value}" for key, value in settings.items()]
     code, _, err = run(*fit("table"), "--data.table=photos.csv", *flags, "--model.network=cnn", *NO_EXPORT)
