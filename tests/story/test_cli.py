@@ -15,9 +15,9 @@ ALWAYS = {"fit", "validate", "test", "predict", "export"}
 def test_help_lists_the_commands_that_are_there_and_no_other(run, monkeypatch):
     monkeypatch.setitem(COMMANDS, "gone", Command("parts.gone:gone", "did something", ""))
     files = {name: command.function.partition(":")[0].replace(".", "/") + ".py" for name, command in COMMANDS.items()}
-    there = {name for name, file in files.items() if (Path(lit_guide.__file__).parent / file).is_file()}
+    package = Path(lit_guide.__file__).parent
     lines = run("--help")[1].partition("\ncommands:\n")[2].partition("\n\n")[0].splitlines()
-    assert {line.split()[0] for line in lines} == there >= ALWAYS
+    assert {line.split()[0] for line in lines} == {name for name in files if (package / files[name]).is_file()} >= ALWAYS
     for command in ALWAYS:
         code, out, _ = run(command, "--help")
         assert (code, f" {command} --" in out, "--export.onnx.opset" in out) == (0, True, True)
