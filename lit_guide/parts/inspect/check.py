@@ -18,10 +18,11 @@ from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.photos.examine import Examined, difference_hash, examine, near_duplicates
+from lit_guide.engine.photos.examine import Examined, difference_hash, examine
 from lit_guide.engine.photos.known import remember
 from lit_guide.engine.photos.listing import Listing
 from lit_guide.engine.photos.module import PhotoData
+from lit_guide.parts.inspect.near import near_duplicates
 
 HUGE = 24_000_000  # pixels: decoding one takes as long as decoding a hundred of 500 x 375
 ENLARGED = 4  # a photo smaller than the network's input by more than this factor shows little
