@@ -29,15 +29,11 @@ def near_duplicates(dhash_N: NDArray[np.uint64], bits: int = 5) -> list[list[int
             if not len(at):
                 break
             near = at[np.bitwise_count(value[at] ^ value[at + distance]) <= bits]
-            _unite(leader, order[near], order[near + distance])
+            one, other = order[near], order[near + distance]
+            while (apart := leader[one] != leader[other]).any():  # all that such pairs connect get one leader, the lowest
+                one, other = one[apart], other[apart]
+                ends = leader[one], leader[other]
+                leader[np.maximum(*ends)] = np.minimum(*ends)
+                while (leader != leader[leader]).any():
+                    leader = leader[leader]
     return alike(rows, leader[inverse])
-
-
-def _unite(leader: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
-    """Give all that these pairs connect one leader, the lowest; before and after, a leader leads itself."""
-    while (apart := leader[one] != leader[other]).any():
-        one, other = one[apart], other[apart]
-        ends = leader[one], leader[other]
-        leader[np.maximum(*ends)] = np.minimum(*ends)
-        while (leader != leader[leader]).any():
-            leader[:] = leader[leader]
