@@ -171,8 +171,7 @@ def _about_sizes(names: Sequence[str], examined: Examined, data: PhotoData) -> I
     ):
         sizes = [f"{names[index]}: {width_N[index]} x {height_N[index]}" for index in np.flatnonzero(chosen_N).tolist()]
         yield from _found(kind, False, what, sizes)
-    other_N = good_N & (examined.mode_N != "RGB")
-    modes = [f"{names[index]}: {examined.mode_N[index]}" for index in np.flatnonzero(other_N).tolist()]
+    modes = [f"{names[at]}: {examined.mode_N[at]}" for at in np.flatnonzero(good_N & (examined.mode_N != "RGB")).tolist()]
     yield from _found("mode", False, "not plain RGB; converted", modes)
 
 

@@ -32,7 +32,8 @@ def show(data: ImageDataModule, folder: Path, images: int = 24) -> list[Path]:
         raw_titles.append(f"{file}\n{data.class_names[int(label)]}, {image_CHW.shape[2]} x {image_CHW.shape[1]}")
         raw.append(resize_shorter(image_CHW, DRAWN, enlarge=False) if image_CHW.dtype == torch.uint8 else image_CHW)
     samples = data.samples(training=True)
-    image_BCHW, label_B = data.to_model(*default_collate([samples[row] for row in rows]), True)
+    image_BCHW, label_B = default_collate([samples[row] for row in rows])
+    image_BCHW, label_B = data.to_model(image_BCHW, label_B, training=True)
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
         folder / "batch.png": contact_sheet(list(image_BCHW), [_label(label, data.class_names) for label in label_B]),
