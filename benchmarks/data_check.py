@@ -96,7 +96,7 @@ def index_bytes_per_file(count: int) -> float:
     """What the index of a set holds once it is divided, in bytes a file: as it is pickled for a loader process."""
     data = Listed()
     data.count = count
-    rows = data.divide(np.ones(count, dtype=bool))
+    rows = data.divide()
     dataset = ImageDataset(data.listing.root, data.listing.paths, torch.from_numpy(data.listing.labels_N))
     return len(pickle.dumps((dataset, rows), protocol=5)) / count
 

@@ -85,10 +85,9 @@ class TorchvisionData(PhotoData):
     def load(self) -> Source:
         """The set keeps checksums of its files, so they are not decoded beforehand; its own code reads the images."""
         listing = self.listing
-        rows = self.divide(np.ones(len(listing.paths), dtype=bool))
         read = _Images(list(self.parts.values()))
         dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), read=read)
-        return Source(dataset, listing.labels_N, listing.class_names, rows)
+        return Source(dataset, listing.labels_N, listing.class_names, self.divide())
 
     @cached_property
     def parts(self) -> dict[str, Dataset[Any]]:

@@ -7,12 +7,12 @@ import hashlib
 import os
 import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, combinations, count
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,20 +93,21 @@ def examine(
     bar = Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=hidden)
     if hidden and N >= QUIET_BELOW:
         print(f"{what}: {N:,} files", file=sys.stderr)
-    with bar, _one_thread_an_operation(), closing(_in_order(root, paths, copy)) as chunks:
-        task = bar.add_task(what, total=N)
-        for start, results in chunks:
-            for index, one in enumerate(results, start):
-                if isinstance(one, str):
-                    found.bad[index] = one
-                else:
-                    found.width_N[index], found.height_N[index] = one.width, one.height
-                    found.mode_N[index], found.dhash_N[index] = one.mode, one.dhash
-                    length_N[index] = one.length
-                if keep is not None:
-                    keep(None if isinstance(one, str) else one.copy_CHW)
-            bar.update(task, completed=start + len(results))
-    found.duplicates = _equal_files(root, paths, found.dhash_N, length_N)
+    with bar, closing(_in_order(root, paths, copy)) as results:
+        for index, one in enumerate(bar.track(results, total=N)):
+            if isinstance(one, str):
+                found.bad[index] = one
+            else:
+                found.width_N[index], found.height_N[index] = one.width, one.height
+                found.mode_N[index], found.dhash_N[index] = one.mode, one.dhash
+                length_N[index] = one.length
+            if keep is not None:
+                keep(None if isinstance(one, str) else one.copy_CHW)
+    # Equal files have the same length and picture: only those are read again.
+    good = np.flatnonzero(length_N)
+    candidates = np.fromiter(chain.from_iterable(alike(good, (found.dhash_N + length_N)[good])), dtype=np.int64)
+    digests = [hashlib.sha256((root / paths[index]).read_bytes()).hexdigest() for index in candidates.tolist()]
+    found.duplicates = sorted(alike(candidates, np.array(digests)))
     return found
 
 
@@ -128,60 +129,36 @@ def difference_hash(image_CHW: Tensor) -> int:
     return int.from_bytes(np.packbits(brighter_88).tobytes(), "big")
 
 
-def near_duplicates(dhash_N: NDArray[np.uint64], bits: int = 5) -> list[list[int]]:
-    """Groups of indices whose hashes are alike; images without any contrast (hash 0) are left out.
-
-    Hashes that differ in at most `bits` bits agree in at least two of `bits + 2` blocks. So for every two blocks the hashes are
-    sorted by these, and only neighbours that agree there are compared: a million random hashes take seconds, not days.
-
-    Args:
-        dhash_N: 64-bit hashes, uint64.
-        bits: how many of the 64 may differ, from 0 (only equal hashes) to about 10.
-
-    Returns:
-        Groups in ascending order. Two images of a group may be joined by others in between.
-    """
-    rows = np.flatnonzero(dhash_N)
-    values, inverse = np.unique(dhash_N[rows], return_inverse=True)
-    leader = np.arange(len(values))
-    blocks = bits + 2
-    for two in combinations(range(blocks), 2):
-        masked = values & np.uint64(sum(1 << bit for bit in range(64) if bit % blocks in two))
-        order = np.argsort(masked)
-        value, key = values[order], masked[order]
-        at = np.arange(len(order))
-        for distance in count(1):
-            at = at[: np.searchsorted(at, len(order) - distance)]
-            at = at[key[at] == key[at + distance]]
-            if not len(at):
-                break
-            near = at[np.bitwise_count(value[at] ^ value[at + distance]) <= bits]
-            _unite(leader, order[near], order[near + distance])
-    return _groups(rows, leader[inverse])
+def alike(rows: NDArray[np.int64], label: NDArray[Any]) -> list[list[int]]:
+    """The rows that share their label with others, label by label."""
+    _, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for at in np.flatnonzero(counts[inverse] > 1).tolist():
+        groups[int(inverse[at])].append(int(rows[at]))
+    return list(groups.values())
 
 
-def _in_order(
-    root: Path, paths: Sequence[str], copy: Callable[[Tensor], Tensor] | None
-) -> Generator[tuple[int, list[_One | str]]]:
-    """(first index, results) chunk by chunk; few chunks are in memory at once, however long the list."""
-    waiting: deque[tuple[int, Future[list[_One | str]]]] = deque()
+def _in_order(root: Path, paths: Sequence[str], copy: Callable[[Tensor], Tensor] | None) -> Generator[_One | str]:
+    """What is found of each file; few of them are in memory at once, however long the list."""
+
+    def some(start: int) -> list[_One | str]:
+        # With Paths, a hundredth of the time would be spent on joining them.
+        return [_examine_one(os.path.join(root, name), copy) for name in paths[start : start + CHUNK]]  # noqa: PTH118
+
+    before = torch.get_num_threads()
+    # Files are what runs in parallel: with threads of torch's inside each thread, scaling takes ten times as long.
+    torch.set_num_threads(1)  # threads that start from here on take it over
     pool = ThreadPoolExecutor(usable_cores())
+    tasks = (pool.submit(some, start) for start in range(0, len(paths), CHUNK))
+    waiting = deque(islice(tasks, 2 * usable_cores()))
     try:
-        for start in range(0, len(paths), CHUNK):
-            # With Paths, a hundredth of the time would be spent on joining them.
-            files = [os.path.join(root, name) for name in paths[start : start + CHUNK]]  # noqa: PTH118
-            waiting.append((start, pool.submit(_examine_some, files, copy)))
-            if len(waiting) > 2 * usable_cores():
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
+        while waiting:
+            results = waiting.popleft().result()
+            waiting.extend(islice(tasks, 1))
+            yield from results
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for what has not begun
-
-
-def _examine_some(paths: list[str], copy: Callable[[Tensor], Tensor] | None) -> list[_One | str]:
-    return [_examine_one(path, copy) for path in paths]
+        torch.set_num_threads(before)
 
 
 def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None) -> _One | str:
@@ -198,48 +175,9 @@ def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None) -> _One | s
     return _One(W, H, mode, difference_hash(image_CHW), len(data), copy(image_CHW) if copy else None)
 
 
-def _equal_files(root: Path, paths: Sequence[str], dhash_N: NDArray[np.uint64], length_N: NDArray[np.uint64]) -> list[list[int]]:
-    """Groups of equal files; only files of the same length and picture are read again for that."""
-    good = np.flatnonzero(length_N)
-    alike = np.fromiter(chain.from_iterable(_groups(good, (dhash_N + length_N)[good])), dtype=np.int64)
-    digests = [hashlib.sha256((root / paths[index]).read_bytes()).hexdigest() for index in alike.tolist()]
-    return sorted(_groups(alike, np.array(digests)))
-
-
-def _groups(rows: NDArray[np.int64], label: NDArray[Any]) -> list[list[int]]:
-    """The rows that share their label with others, label by label."""
-    _, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for at in np.flatnonzero(counts[inverse] > 1).tolist():
-        groups[int(inverse[at])].append(int(rows[at]))
-    return list(groups.values())
-
-
-def _unite(leader: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
-    """Give all that these pairs connect one leader, the lowest; before and after, a leader leads itself."""
-    while (apart := leader[one] != leader[other]).any():
-        one, other = one[apart], other[apart]
-        ends = leader[one], leader[other]
-        leader[np.maximum(*ends)] = np.minimum(*ends)
-        while (leader != leader[leader]).any():
-            leader[:] = leader[leader]
-
-
-@contextmanager
-def _one_thread_an_operation() -> Iterator[None]:
-    """Files are what runs in parallel: with threads of torch's inside each thread, scaling takes ten times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that start from here on take it over
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @lru_cache(maxsize=512)
 def _scaling(pixels: int, areas: int) -> NDArray[np.float32]:
     """(areas, pixels) float32: what scales so many pixels in a row to so many areas, antialiased."""
-    scaled: NDArray[np.float32] = F.interpolate(
-        torch.eye(pixels)[None, None], size=(areas, pixels), mode="bilinear", antialias=True
-    )[0, 0].numpy()
+    eye_11PP = torch.eye(pixels)[None, None]
+    scaled: NDArray[np.float32] = F.interpolate(eye_11PP, size=(areas, pixels), mode="bilinear", antialias=True)[0, 0].numpy()
     return scaled

@@ -5,7 +5,7 @@ Shapes: B images a batch, C = 3 channels, H x W pixels, K classes, N files.
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -138,20 +138,20 @@ class PhotoData(ImageDataModule):
                     f"Mend them, {away}, or train on the rest with --data.on_bad_image skip."
                 )
             warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
-        good_N = np.ones(len(listing.paths), dtype=bool)
-        good_N[list(examined.bad)] = False
-        rows = self.divide(good_N, examined.duplicates)
+        rows = self.divide(examined.bad, examined.duplicates)
         check_rows(listing, rows, self.fractions, examined.duplicates, self.group_pattern)
         dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), read=read)
         return Source(dataset, listing.labels_N, listing.class_names, rows)
 
-    def divide(self, good_N: NDArray[np.bool_], duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
+    def divide(self, bad: Iterable[int] = (), duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
         """The rows of each split, without the bad ones; what the set does not come with is cut from train.
 
         Args:
-            good_N: which files can be used.
+            bad: files that can't be used.
             duplicates: groups of equal files. Where train is divided here, and not by `group_pattern`, a group stays together.
         """
+        good_N = np.ones(len(self.listing.paths), dtype=bool)
+        good_N[list(bad)] = False
         given = {name: rows[good_N[rows]] for name, rows in (self.listing.rows or {}).items()}
         row_T = given.pop("train") if "train" in given else np.flatnonzero(good_N)
         shares = {name: share for name, share in self.fractions.items() if name not in given}

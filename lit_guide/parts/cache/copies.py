@@ -88,7 +88,7 @@ def on_disk(root: Path, paths: Sequence[str], side: int, folder: Path | None) ->
         done = home / f"shorter-side-{side}"
         images = CachedImages(torch.from_numpy(np.load(done / "sizes.npy")), done / "images.bin")
         if (done / "images.bin").stat().st_size != images.start_N[-1]:
-            raise ValueError("cut off, or too long")
+            raise EOFError
         return recall(done / "manifest.json"), images
 
     return once(root, paths, folder, find, lambda home: _build(root, paths, side, home))
