@@ -29,7 +29,7 @@ from lit_guide.export.command import formats, raise_for
 from lit_guide.model import LitClassifier
 
 # Callbacks of parts: the key of their flags -> their class, there while the part's folder is.
-CALLBACKS: dict[str, str] = {}
+CALLBACKS = {"slow_data": "lit_guide.parts.slow_data.callback:SlowData"}
 
 
 def flags() -> dict[str, type]:
