@@ -9,7 +9,7 @@ from torch import nn
 
 from lit_guide.data import DigitsData
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.train.guards import Guards, broken
+from lit_guide.engine.train.guards import BATCHES, Guards, broken
 from lit_guide.model import LitClassifier
 from lit_guide.networks import NETWORKS
 
@@ -125,8 +125,9 @@ def test_f18_with_accumulated_gradients_both_batches_of_the_step_before_are_name
     assert second.endswith(f"by the gradients of step 2 (epoch 1, batch 4), of: {', '.join(both[:10])}, {len(both) - 10} more.")
 
 
-def test_f18_losses_that_are_read_later_still_name_the_first_bad_step(tmp_path):
-    data, guards = DigitsData(batch_size=234, augment=False), Guards(every=4)
+def test_f18_losses_that_are_read_later_still_name_the_first_bad_step(tmp_path, monkeypatch):
+    monkeypatch.setitem(BATCHES, "cpu", 4)
+    data, guards = DigitsData(batch_size=234, augment=False), Guards()
     with pytest.raises(UserError) as caught:
         train(tmp_path, guards, data, at=5)
     first, second, third, *_ = str(caught.value).splitlines()
@@ -136,15 +137,17 @@ def test_f18_losses_that_are_read_later_still_name_the_first_bad_step(tmp_path):
     assert guards.trainer.fit_loop.batch_idx == 3  # after the epoch's end they are read after four batches again
 
 
-def test_f18_a_logged_loss_that_is_not_finite_has_all_losses_read(tmp_path):
-    data, guards = DigitsData(batch_size=234, augment=False), Guards(every=50)
+def test_f18_a_logged_loss_that_is_not_finite_has_all_losses_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(BATCHES, "cpu", 50)
+    data, guards = DigitsData(batch_size=234, augment=False), Guards()
     with pytest.raises(UserError, match=r"nan in step 2 \(epoch 1, batch 2\)"):
         train(tmp_path, guards, data, at=1, log_every=3)
     assert guards.trainer.fit_loop.batch_idx == 2
 
 
-def test_f18_losses_not_read_yet_are_read_when_the_epoch_ends(tmp_path):
-    guards = Guards(every=50)
+def test_f18_losses_not_read_yet_are_read_when_the_epoch_ends(tmp_path, monkeypatch):
+    monkeypatch.setitem(BATCHES, "cpu", 50)
+    guards = Guards()
     with pytest.raises(UserError, match=r"nan in step 2 \(epoch 1, batch 2\)"):
         train(tmp_path, guards, at=1)
     assert guards.trainer.current_epoch == 0
