@@ -72,7 +72,8 @@ def test_best_ckpt_is_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         return load(file, *args, **kwargs)
 
     monkeypatch.setattr(torch, "load", counting)
-    assert run("fit", "--config", "configs/digits.yaml", *FAST).code == 0
+    outcome = run("fit", "--config", "configs/digits.yaml", *FAST)
+    assert outcome.code == 0, outcome.err
     assert read == ["best.ckpt"]
 
 

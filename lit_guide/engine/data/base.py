@@ -211,7 +211,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Seed what a training step draws, augmentation on the device and dropout, by its place in the run."""
-        self.arrived = time.perf_counter()  # what Guards counts as waiting for data ends here
+        self.arrived = time.perf_counter()  # where waiting for data ends
         trainer = self.trainer
         if trainer is not None and trainer.training:
             seed_all(seed_of(run_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank, STEP))
