@@ -137,5 +137,7 @@ def subclasses(base: type) -> list[type]:
 
 def wants_total_steps(factory: Callable[..., Any]) -> bool:
     """Whether a scheduler takes the run's number of steps and has not been given it."""
-    given = factory.keywords.get("total_steps") if isinstance(factory, partial) else None
-    return given is None and "total_steps" in inspect.signature(factory).parameters
+    keywords = factory.keywords if isinstance(factory, partial) else {}
+    if "total_steps" in keywords:  # jsonargparse's partial, whose signature says nothing
+        return keywords["total_steps"] is None
+    return "total_steps" in inspect.signature(factory).parameters
