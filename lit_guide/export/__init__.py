@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_HOME = {"ExportONNX": "onnx", "ExportProgram": "program", "ExportTorchScript": "torchscript"}
+_HOME = {"Export": "callback", "ExportONNX": "onnx", "ExportProgram": "program", "ExportTorchScript": "torchscript"}
 
 
 def __getattr__(name: str) -> Any:

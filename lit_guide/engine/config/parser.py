@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_guide.engine.allowed import how_to_allow, importable
+from lit_guide.engine.allowed import how_to_allow, importable, is_allowed
 from lit_guide.engine.config.arguments import CALL, SHORT_FORMS
 from lit_guide.engine.config.devices import unknown
 from lit_guide.engine.errors import ConfigError, did_you_mean
@@ -50,8 +50,9 @@ class Parser(LightningArgumentParser):
 
     def _known_keys(self) -> list[str]:
         keys = [key.replace(".init_args", "") for key in self.get_defaults(skip_validation=True).keys()]  # noqa: SIM118  # a Namespace
-        sources = [source for source in subclasses(LightningDataModule) if source.__module__.startswith(PACKAGE)]
-        keys += [f"data.{name}" for source in sources for name in inspect.signature(source).parameters]
+        for section, base in (("data", LightningDataModule), ("model", LightningModule)):
+            own = [cls for cls in subclasses(base) if is_allowed(cls.__module__)]
+            keys += [f"{section}.{name}" for cls in own for name in inspect.signature(cls).parameters]
         return [*keys, *SHORT_FORMS, *CALL]
 
 

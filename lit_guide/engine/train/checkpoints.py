@@ -32,17 +32,18 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, if it is time to."""
-        self._look_for_monitor(trainer)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self.wanted.startswith("val"):
+            self._look_for_monitor(trainer)
         super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise."""
-        self._look_for_monitor(trainer)
+        if self.wanted.startswith("train"):
+            self._look_for_monitor(trainer)
         super().on_train_epoch_end(trainer, pl_module)
 
     def _look_for_monitor(self, trainer: Trainer) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self.monitor not in trainer.callback_metrics:
-            self.monitor = None
+        self.monitor = self.wanted if self.wanted in trainer.callback_metrics else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, for the file here: Lightning would drop it where the directory was moved."""
