@@ -57,21 +57,21 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Sample `index`."""
         try:
-            return self.read(index), torch.tensor(UNKNOWN)
+            return read_image(self.paths[index], self.shape, self.crop), torch.tensor(UNKNOWN)
         except UnreadableImageError:
             return torch.zeros(self.shape), torch.tensor(UNREADABLE)
 
-    def read(self, index: int) -> Tensor:
-        """Image `index`, (C, H, W) float32 from 0 to 1.
 
-        Raises:
-            UnreadableImageError: it can't be decoded; the message is the reason.
-        """
-        C, H, W = self.shape
-        image_CHW = decode(self.paths[index], MODES[C])
-        if self.crop is not None:
-            return to_float(EvalTransform(H, self.crop)(image_CHW))
-        return to_float(TF.resize(image_CHW, [H, W], antialias=True))
+def read_image(path: str | Path, shape: Sequence[int], crop: float | None = None) -> Tensor:
+    """An image file as a model takes it, (C, H, W) float32 from 0 to 1; the arguments are those of `ImageFiles`.
+
+    Raises:
+        UnreadableImageError: it can't be decoded; the message is the reason.
+    """
+    C, H, W = shape
+    image_CHW = decode(path, MODES[C])
+    cut = TF.resize(image_CHW, [H, W], antialias=True) if crop is None else EvalTransform(H, crop)(image_CHW)
+    return to_float(cut)
 
 
 class Probabilities(LightningModule):
@@ -113,7 +113,7 @@ class Predictor:
             UserError: the file can't be read; the message says why.
         """
         try:
-            image_CHW = ImageFiles([Path(path)], self.input_shape, self.crop).read(0)
+            image_CHW = read_image(path, self.input_shape, self.crop)
         except UnreadableImageError as error:
             raise UserError(f"{path}: {error}") from None
         with torch.inference_mode():

@@ -1,8 +1,9 @@
 """The files of a set of photos, as they are listed, and what can be wrong with how they are divided into splits."""
 
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from lit_guide.engine.errors import ConfigError, UserError, warn
 
+# What Windows, macOS, network drives and repairs leave between images, in lower case.
+SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 SHOWN = 20  # paths that a message lists
 
 
@@ -108,3 +111,34 @@ def shown(lines: Sequence[str]) -> str:
     """The first lines, indented, and how many more there are."""
     more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "\n".join([f"  {line}" for line in lines[:SHOWN]] + more)
+
+
+def visible_folders(root: Path) -> list[str]:
+    """Names of the folders in `root`, in order, those left out that hold no images of the user."""
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name))
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is the system's, not the user's."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Files in a class folder and the folders in it, relative to it, in order; links are followed, each folder read once.
+
+    Raises:
+        UserError: a folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} can't be read: {error.strerror}.")
+
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        if (real := os.path.realpath(parent)) in seen:  # a link to a folder above it would go round for ever
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        inside = "" if Path(parent) == folder else f"{Path(parent).relative_to(folder).as_posix()}/"
+        yield from [inside + name for name in sorted(names) if not hidden(name)]
