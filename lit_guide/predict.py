@@ -24,10 +24,10 @@ from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.crops import EvalTransform
 from lit_guide.engine.photos.decode import UnreadableImageError, decode, find_images
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import load_model
+from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_table
 from lit_guide.fit import start
-from lit_guide.model import model_of
+from lit_guide.model import LitClassifier
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's name of the mode
 WORTH_WORKERS = 500  # files from which on loader processes pay
@@ -101,7 +101,7 @@ class Predictor:
 
     def __init__(self, run: str | Path, model: type[LightningModule] | None = None) -> None:
         file = Path(run) if Path(run).is_file() else runs.find_run(str(run)) / runs.BEST
-        self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file)))
+        self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file), LitClassifier))
         require(self.model)
         self.class_names: list[str] = list(fact(self.model, "class_names"))
         self.input_shape, self.crop = tuple(fact(self.model, "input_shape")), checkpoint["crop"]

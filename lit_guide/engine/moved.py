@@ -14,6 +14,7 @@ MOVED = {
     "callbacks.checkpoint": "engine.train.checkpoints",
     "callbacks.export": "export",
     "callbacks.report": "engine.train.metrics",
+    "callbacks.summary": "engine.train.progress",
     "data.base": "engine.data.module",
     "data.cache": "parts.cache.copies",
     "data.files": "engine.photos.dataset",

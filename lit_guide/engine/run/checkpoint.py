@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import yaml
 from lightning.pytorch import LightningModule
 
-from lit_guide.engine.allowed import how_to_allow, is_allowed
+from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
 from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run.weights import SUFFIX, read_weights
@@ -93,8 +94,7 @@ def check_hyper_parameters(checkpoint: Mapping[str, Any], model: type[LightningM
             f"{path} was refused: its hyperparameters hold {strange[0]!r}, which {model.__name__} does not take. "
             "If it is of another class, give that with --model CLASS. Nothing that it names was imported."
         )
-    needed = [key for key, value in takes.items() if key == "optimizer" or value.default is value.empty]
-    if missing := [key for key in needed if key not in saved]:
+    if missing := [key for key, value in takes.items() if value.default is value.empty and key not in saved]:
         raise UserError(f"{path} was refused: its hyperparameters lack {', '.join(missing)}, which {model.__name__} takes.")
 
 
@@ -114,6 +114,13 @@ def load_model(path: str | Path, model: type[M]) -> tuple[M, dict[str, Any]]:
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its {what}: {error}") from None
     return built.float().eval(), checkpoint
+
+
+def model_of(run_dir: Path | None, usual: type[LightningModule], named: str | None = None) -> type[LightningModule]:
+    """The class of a run's model: the one that is named, or that its config.yaml names, else the usual one."""
+    config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")) if run_dir is not None else {}
+    path = named or ((config or {}).get("model") or {}).get("class_path")
+    return usual if path is None else import_class(path, LightningModule, "model")
 
 
 def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str | Path) -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lit_guide.engine.run import runs
-from lit_guide.engine.train.lean import NoProfiler as NoProfiler  # where it was in version 0.1
+from lit_guide.engine.train.progress import NoProfiler as NoProfiler  # where it was in version 0.1
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
 

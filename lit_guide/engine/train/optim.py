@@ -62,10 +62,10 @@ def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any], lr_factor: in
     trainer restores from it; `now` are the hyperparameters of the model that will go on.
     """
     saved = checkpoint["hyper_parameters"]
-    if saved["optimizer"]["name"] != now["optimizer"]["name"]:
+    if saved.get("optimizer", {}).get("name") != now["optimizer"]["name"]:
         checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
         return
-    if saved["scheduler"] != now["scheduler"]:
+    if saved.get("scheduler") != now["scheduler"]:
         checkpoint["lr_schedulers"] = []
     changed = {key: value for key, value in now["optimizer"].items() if saved["optimizer"].get(key) != value}
     before = from_plain(saved["optimizer"], Optimizer)(some_parameters()).defaults["lr"]
