@@ -14,8 +14,7 @@ from torch import Tensor
 
 from lit_guide.engine.data.splits import SPLIT_NAMES
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.photos.dataset import ImageDataset, Paths
-from lit_guide.engine.photos.listing import Listing, shown
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths, shown
 from lit_guide.engine.photos.module import PhotoData
 
 # What Windows, macOS, network drives and repairs leave between images, in lower case.

@@ -25,7 +25,7 @@ MOVED = {
     "data.files": "engine.photos.dataset",
     "data.loaders": "engine.data.loaders",
     "data.photos": "engine.photos.module",
-    "data.samplers": "engine.data.samplers",
+    "data.samplers": "engine.data.loaders",
     "data.splits": "engine.data.splits",
     "data.transforms": "engine.photos.crops",
     "errors": "engine.errors",

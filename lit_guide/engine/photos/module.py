@@ -24,9 +24,8 @@ from lit_guide.engine.data.splits import grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
-from lit_guide.engine.photos.dataset import ImageDataset
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, check_rows, groups_of, shown
 from lit_guide.engine.photos.known import examine_once
-from lit_guide.engine.photos.listing import Listing, check_rows, groups_of, shown
 from lit_guide.engine.tables import gone, load
 
 AUTO_AUGMENT = {"none": None, "randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}

@@ -18,9 +18,9 @@ from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.photos.dataset import Listing
 from lit_guide.engine.photos.examine import Examined, difference_hash, examine
 from lit_guide.engine.photos.known import remember
-from lit_guide.engine.photos.listing import Listing
 from lit_guide.engine.photos.module import PhotoData
 from lit_guide.engine.tables import gone
 from lit_guide.parts.inspect.near import near_duplicates

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from lit_guide.engine.data.base import Split
+from lit_guide.engine.data.loaders import Split
 from lit_guide.engine.photos.crops import EvalTransform
 from lit_guide.engine.photos.dataset import ImageDataset, Paths
 from lit_guide.engine.photos.decode import UnreadableImageError, decode
