@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.engine.data import loaders
 from lit_guide.engine.data.augment import to_float
+from lit_guide.engine.data.loaders import Split, TrainBatches, evaluation_loader, loader, seed_step, shuffled_loader
 from lit_guide.engine.data.source import IMAGENET, Source, mean_and_std
 from lit_guide.engine.data.splits import stratified_split
 from lit_guide.engine.errors import ConfigError, UserError
@@ -148,25 +148,23 @@ class ImageDataModule(LightningDataModule, ABC):
             found = f"has {len(rows)} images for {world_size} processes: use fewer --devices," if len(rows) else "is empty:"
             mend = "lower data.val_fraction and data.test_fraction, or add data."
             raise UserError(f"The {split} split {found} {'set data.test_fraction above 0.' if split == 'test' else mend}")
-        samples = loaders.Split(self.samples(training), torch.from_numpy(rows))
+        samples = Split(self.samples(training), torch.from_numpy(rows))
         workers = self.loader_processes
         if not training:
-            return loaders.evaluation_loader(samples, self.batch_size, trainer, workers)
+            return evaluation_loader(samples, self.batch_size, trainer, workers)
         if trainer is None:
-            return loaders.shuffled_loader(samples, self.batch_size, self._weights, workers)
+            return shuffled_loader(samples, self.batch_size, self._weights, workers)
         epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         progress = trainer.fit_loop.epoch_loop.batch_progress
         batches = self._batches(epoch, 0 if progress.is_last_batch else progress.current.ready)
-        return loaders.loader(samples, trainer, workers, batch_sampler=batches)
+        return loader(samples, trainer, workers, batch_sampler=batches)
 
-    def _batches(self, epoch: int = 0, start: int = 0) -> loaders.TrainBatches:
+    def _batches(self, epoch: int = 0, start: int = 0) -> TrainBatches:
         """This process's training batches from a place in the run on."""
         assert self.trainer is not None
         process = self.trainer.global_rank, self.trainer.world_size
         fixed = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]  # Lightning sets it
-        return loaders.TrainBatches(
-            len(self.rows["train"]), self.batch_size, loaders.run_seed(), *process, self._weights, epoch, start, fixed
-        )
+        return TrainBatches(len(self.rows["train"]), self.batch_size, *process, self._weights, epoch, start, fixed)
 
     @property
     def _weights(self) -> NDArray[np.float64] | None:
@@ -215,11 +213,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.arrived = time.perf_counter()  # what Guards counts as waiting for data ends here
         trainer = self.trainer
         if trainer is not None and trainer.training:
-            loaders.seed_all(
-                loaders.seed_of(
-                    loaders.run_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank, loaders.STEP
-                )
-            )
+            seed_step(trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank)
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -44,10 +44,8 @@ class TrainBatches(Sampler[Places]):
 
     Args:
         count: samples in the split.
-        batch_size: samples of a batch.
-        seed: of the run; all processes must have the same.
-        rank: the number of this process.
-        world_size: how many processes there are.
+        batch_size: samples of a batch of one process.
+        rank, world_size: which process this is, and of how many.
         weight_S: draw with replacement, with these probabilities (S = count); None for each sample once.
         epoch: where to begin.
         start: batches of that epoch to leave out, because they were trained on before.
@@ -58,15 +56,14 @@ class TrainBatches(Sampler[Places]):
         self,
         count: int,
         batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        weight_S: NDArray[np.float64] | None = None,
-        epoch: int = 0,
-        start: int = 0,
-        fixed: bool = False,
+        rank: int,
+        world_size: int,
+        weight_S: NDArray[np.float64] | None,
+        epoch: int,
+        start: int,
+        fixed: bool,
     ) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.count, self.batch_size, self.seed = count, batch_size, run_seed()
         self.rank, self.world_size, self.weight_S = rank, world_size, weight_S
         self.epoch, self.start, self.fixed = epoch, start, fixed
 
@@ -112,6 +109,11 @@ def run_seed() -> int:
 def seed_of(*key: int) -> int:
     """A seed of 64 bits for a key such as (seed, epoch, batch, rank): NumPy's SeedSequence mixes the parts."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+def seed_step(epoch: int, batch: int, rank: int) -> None:
+    """Seed what the device draws in a training step, in augmentation and dropout, by its place in the run."""
+    seed_all(seed_of(run_seed(), epoch, batch, rank, STEP))
 
 
 def seed_all(seed: int) -> None:
