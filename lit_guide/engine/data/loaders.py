@@ -12,6 +12,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
@@ -36,36 +37,22 @@ class Places(NamedTuple):
     places: list[int]
 
 
+@dataclass(eq=False)
 class TrainBatches(Sampler[Places]):
     """The training batches of one process, each epoch in an order of its own; no sample comes twice in an epoch.
 
     An epoch's order is cut into steps, and each of them into a batch for every process. The last batches may be smaller; they are
     left out where a process would get fewer than two samples, since BatchNorm can't train on one.
-
-    Args:
-        count: samples in the split.
-        batch_size: samples of a batch of one process.
-        rank, world_size: which process this is, and of how many.
-        weight_S: draw with replacement, with these probabilities (S = count); None for each sample once.
-        epoch: where to begin.
-        start: batches of that epoch to leave out, because they were trained on before.
-        fixed: keep the order of epoch 0, so that its first batches can be learnt by heart.
     """
 
-    def __init__(
-        self,
-        count: int,
-        batch_size: int,
-        rank: int,
-        world_size: int,
-        weight_S: NDArray[np.float64] | None,
-        epoch: int,
-        start: int,
-        fixed: bool,
-    ) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, run_seed()
-        self.rank, self.world_size, self.weight_S = rank, world_size, weight_S
-        self.epoch, self.start, self.fixed = epoch, start, fixed
+    count: int  # samples in the split
+    batch_size: int  # of one process
+    rank: int  # which process this is
+    world_size: int  # of how many
+    weight_S: NDArray[np.float64] | None  # draw with replacement, with these probabilities (S = count); None: each sample once
+    epoch: int  # where to begin
+    start: int  # batches of that epoch to leave out, because they were trained on before
+    fixed: bool  # keep the order of epoch 0, so that its first batches can be learnt by heart
 
     @property
     def sampler(self) -> "TrainBatches":
@@ -89,7 +76,7 @@ class TrainBatches(Sampler[Places]):
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The places of an epoch, in their order, over all processes."""
-        random_numbers = np.random.default_rng((self.seed, 0 if self.fixed else epoch))
+        random_numbers = np.random.default_rng((run_seed(), 0 if self.fixed else epoch))
         if self.weight_S is None:
             return random_numbers.permutation(self.count)
         return random_numbers.choice(self.count, size=self.count, p=self.weight_S / self.weight_S.sum())
@@ -98,7 +85,7 @@ class TrainBatches(Sampler[Places]):
         """This process's part of a step."""
         step = self.batch_size * self.world_size
         places = order_S[batch * step : (batch + 1) * step][self.rank :: self.world_size].tolist()
-        return Places(seed_of(self.seed, epoch, batch, self.rank, SAMPLES), places)
+        return Places(seed_of(run_seed(), epoch, batch, self.rank, SAMPLES), places)
 
 
 def run_seed() -> int:

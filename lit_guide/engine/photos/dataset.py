@@ -27,11 +27,7 @@ class Paths(Sequence[str]):
     """Names of files, packed into two tensors: their bytes, and where each ends.
 
     A list of a million strings takes some 120 MB, and every loader process comes to own a copy of it, because counting
-    references writes to each string. These tensors take the bytes and 8 more for each name, and are shared by the workers
-    however they are started.
-
-    Args:
-        names: the names, in order.
+    references writes to each string. These tensors take the bytes and 8 more for each name, and the workers share them.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -62,11 +58,6 @@ class Paths(Sequence[str]):
         for start in range(0, len(self), 4096):  # one at a time would take ten times as long
             yield from self[start : start + 4096]
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the index."""
-        return self._bytes.nbytes + self._ends.nbytes
-
 
 @dataclass(frozen=True)
 class Listing:
@@ -89,6 +80,7 @@ class Listing:
     notes: Sequence[str] = ()
 
 
+@dataclass(eq=False, repr=False)
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     """Image files and their labels. Sample i is (image_CHW uint8 RGB, label), after `transform` if there is one.
 
@@ -101,17 +93,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         read: index -> image (C, H, W) uint8, in the place of decoding the file: a cache.
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        paths: Sequence[str],
-        label_N: Tensor,
-        transform: Callable[[Tensor], Tensor] | None = None,
-        read: Callable[[int], Tensor] | None = None,
-    ) -> None:
-        self.root, self.paths, self.label_N = Path(root), paths, label_N
-        self.transform = transform
-        self.read = read
+    root: Path | str
+    paths: Sequence[str]
+    label_N: Tensor
+    transform: Callable[[Tensor], Tensor] | None = None
+    read: Callable[[int], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -125,7 +111,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         if self.read is not None:
             image_CHW = self.read(index)
         else:
-            path = self.root / self.paths[index]
+            path = Path(self.root, self.paths[index])
             try:
                 image_CHW = decode(path)
             except UnreadableImageError as error:
@@ -148,11 +134,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def groups_of(paths: Sequence[str], rows: NDArray[np.int64], pattern: re.Pattern[str]) -> list[str]:
-    """What `pattern` finds in the path of each of these rows.
-
-    Raises:
-        ConfigError: it finds nothing in one of them.
-    """
+    """What `pattern` finds in the path of each of these rows; a ConfigError where it finds nothing."""
     names, groups = list(paths), []
     for row in rows.tolist():
         match = pattern.search(names[row])
