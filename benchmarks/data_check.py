@@ -29,8 +29,7 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from lit_guide.data import FolderData
-from lit_guide.engine.photos.dataset import ImageDataset, Paths
-from lit_guide.engine.photos.listing import Listing
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths
 from lit_guide.engine.photos.module import PhotoData
 from lit_guide.parts.inspect.check import check
 

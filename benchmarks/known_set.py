@@ -78,7 +78,7 @@ def main() -> int:
         root, store = Path(folder) / "photos", Path(folder) / "store"
         make_tree(root, CLASSES, files)
         listing = FolderData(str(root)).listing
-        remember(listing.root, listing.paths, store, Examined.of(count))
+        remember(listing.root, listing.paths, store, Examined({}, []))
         both(0, root, store, count)  # warm-up
         repetitions, wait = (1, None) if quick else (ROUNDS, given.wait)
         rounds = record.repeat(repetitions, lambda index: both(index, root, store, count), wait)

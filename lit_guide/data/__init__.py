@@ -3,10 +3,10 @@
 from importlib.util import find_spec
 
 from lit_guide.data.digits import DigitsData as DigitsData
-from lit_guide.engine.data.arrays import ArrayDataset as ArrayDataset
 from lit_guide.engine.data.base import ImageDataModule as ImageDataModule
+from lit_guide.engine.data.module import ArrayDataset as ArrayDataset
 from lit_guide.engine.data.module import DataModule as DataModule
-from lit_guide.engine.data.source import Source as Source
+from lit_guide.engine.data.module import Source as Source
 from lit_guide.engine.photos.module import PhotoData as PhotoData
 
 # Where decoded photos may be kept: a function (root, paths, side, folder) -> what is bad or equal, and what reads photo i.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lit_guide.engine.data.splits import SPLIT_NAMES
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.photos.dataset import ImageDataset, Paths
-from lit_guide.engine.photos.listing import Listing, files_below, hidden, shown, visible_folders
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths, shown
+from lit_guide.engine.photos.listing import files_below, hidden, visible_folders
 from lit_guide.engine.photos.module import PhotoData
 
 

@@ -17,8 +17,7 @@ from torch.utils.data import Dataset
 
 from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.photos.dataset import ImageDataset, Paths
-from lit_guide.engine.photos.listing import Listing
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths
 from lit_guide.engine.photos.module import PhotoData
 
 # The classification sets by the parts that they come in, and the arguments that choose these.

@@ -19,11 +19,12 @@ MOVED = {
     "data.cache": "parts.cache.copies",
     "data.files": "engine.photos.dataset",
     "data.photos": "engine.photos.module",
+    "data.samplers": "engine.data.loaders",
     "data.transforms": "engine.photos.crops",
     "errors": "engine.errors",
     "optim": "engine.train.optim",
     **{f"callbacks.{name}": f"engine.train.{name}" for name in ("guards", "progress", "stop")},
-    **{f"data.{name}": f"engine.data.{name}" for name in ("augment", "loaders", "samplers", "splits")},
+    **{f"data.{name}": f"engine.data.{name}" for name in ("augment", "loaders", "splits")},
     **{f"data.{name}": f"engine.photos.{name}" for name in ("decode", "examine")},
 }
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +30,12 @@ from lit_guide.engine.photos.decode import UnreadableImageError, decode_bytes, i
 CHUNK = 8  # files a task: enough that handing tasks out costs nothing
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of RGB, as JPEG has it (ITU-R BT.601)
 QUIET_BELOW = 500  # files that need no progress bar
+_One = str | tuple[tuple[int, int, str, int, int], Tensor | None]  # why a file is bad; or what is seen of it, and a copy
+
+
+# What is seen of a file: pixels, upright, 0 for a bad file; the mode that Pillow gives it before it becomes RGB, such as L, P,
+# RGBA, CMYK or I;16, ? if it gives none; 64 bits that are near for near duplicates; bytes.
+SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("mode", "U8"), ("dhash", "u8"), ("length", "u8")])
 
 
 @dataclass
@@ -39,33 +45,12 @@ class Examined:
     Attributes:
         bad: index of a file -> why it can't be used.
         duplicates: groups of indices whose files are equal, byte for byte; a group is in ascending order.
-        width_N, height_N: pixels, upright, int32; 0 for a bad file.
-        mode_N: the mode that Pillow gives the file before it becomes RGB, such as L, P, RGBA, CMYK or I;16; ? if it gives none.
-        dhash_N: 64-bit difference hashes, uint64: near duplicates differ in few bits.
+        seen_N: the fields of SEEN for each file; empty where only the other two are remembered.
     """
 
-    bad: dict[int, str] = field(default_factory=dict)
-    duplicates: list[list[int]] = field(default_factory=list)
-    width_N: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
-    height_N: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
-    mode_N: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype="U8"))
-    dhash_N: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
-
-    @classmethod
-    def of(cls, N: int) -> "Examined":
-        """N files of which nothing is known yet."""
-        return cls({}, [], np.zeros(N, np.int32), np.zeros(N, np.int32), np.zeros(N, "U8"), np.zeros(N, np.uint64))
-
-
-class _One(NamedTuple):
-    """One file: what `Examined` holds of it, its length in bytes, and a copy if one was asked for."""
-
-    width: int
-    height: int
-    mode: str
-    dhash: int
-    length: int
-    copy_CHW: Tensor | None
+    bad: dict[int, str]
+    duplicates: list[list[int]]
+    seen_N: NDArray[Any] = field(default_factory=lambda: np.zeros(0, SEEN))
 
 
 def examine(
@@ -85,8 +70,7 @@ def examine(
         keep: called with every copy in the order of the files, None for a bad file; runs in the calling thread.
     """
     N = len(paths)
-    found = Examined.of(N)
-    length_N = np.zeros(N, np.uint64)
+    found = Examined({}, [], np.zeros(N, SEEN))
     columns = (SpinnerColumn(), TextColumn(what), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     hidden = N < QUIET_BELOW or not console.is_terminal
@@ -98,14 +82,13 @@ def examine(
             if isinstance(one, str):
                 found.bad[index] = one
             else:
-                found.width_N[index], found.height_N[index] = one.width, one.height
-                found.mode_N[index], found.dhash_N[index] = one.mode, one.dhash
-                length_N[index] = one.length
+                found.seen_N[index] = one[0]
             if keep is not None:
-                keep(None if isinstance(one, str) else one.copy_CHW)
+                keep(None if isinstance(one, str) else one[1])
     # Equal files have the same length and picture: only those are read again.
+    length_N = found.seen_N["length"]
     good = np.flatnonzero(length_N)
-    candidates = np.fromiter(chain.from_iterable(alike(good, (found.dhash_N + length_N)[good])), dtype=np.int64)
+    candidates = np.fromiter(chain.from_iterable(alike(good, (found.seen_N["dhash"] + length_N)[good])), dtype=np.int64)
     digests = [hashlib.sha256((root / paths[index]).read_bytes()).hexdigest() for index in candidates.tolist()]
     found.duplicates = sorted(alike(candidates, np.array(digests)))
     return found
@@ -138,10 +121,10 @@ def alike(rows: NDArray[np.int64], label: NDArray[Any]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _in_order(root: Path, paths: Sequence[str], copy: Callable[[Tensor], Tensor] | None) -> Generator[_One | str]:
+def _in_order(root: Path, paths: Sequence[str], copy: Callable[[Tensor], Tensor] | None) -> Generator[_One]:
     """What is found of each file; few of them are in memory at once, however long the list."""
 
-    def some(start: int) -> list[_One | str]:
+    def some(start: int) -> list[_One]:
         # With Paths, a hundredth of the time would be spent on joining them.
         return [_examine_one(os.path.join(root, name), copy) for name in paths[start : start + CHUNK]]  # noqa: PTH118
 
@@ -161,7 +144,7 @@ def _in_order(root: Path, paths: Sequence[str], copy: Callable[[Tensor], Tensor]
         torch.set_num_threads(before)
 
 
-def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None) -> _One | str:
+def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None) -> _One:
     try:
         data = read_bytes(path)
         image_CHW = decode_bytes(data, brightness=copy is None)
@@ -172,7 +155,7 @@ def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None) -> _One | s
     except Exception:  # torchvision reads some files that Pillow refuses, such as a WebP with a broken chunk at its end
         mode = "?"
     _, H, W = image_CHW.shape
-    return _One(W, H, mode, difference_hash(image_CHW), len(data), copy(image_CHW) if copy else None)
+    return (W, H, mode, difference_hash(image_CHW), len(data)), copy(image_CHW) if copy else None
 
 
 @lru_cache(maxsize=512)

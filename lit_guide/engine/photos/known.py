@@ -48,7 +48,7 @@ def once(
         root: the folder that the paths are relative to.
         paths: the files.
         folder: where things are remembered; `default_folder()` if None.
-        find: reads what is complete in the folder of these files; any exception means that it is not there, or damaged.
+        find: reads what `build` made in the folder of these files; any exception means that it is not there, or damaged.
         build: makes it.
 
     Raises:
@@ -58,7 +58,11 @@ def once(
     def known() -> tuple[Examined, T] | None:
         with suppress(Exception):
             found = find(home)
-            return None if _any_good(root, paths, found[0].bad) else found
+            for index in found[0].bad:
+                with suppress(UnreadableImageError):
+                    decode(root / paths[index])
+                    return None  # it can be read now: a permission, or a decoder, changes no size and no time
+            return found
         return None
 
     try:
@@ -134,12 +138,3 @@ def reason_of(error: Exception) -> str:
 def _home(root: Path, paths: Sequence[str], folder: Path | None) -> Path:
     states = (folder or default_folder()).expanduser() / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
     return states / fingerprint(root, paths)
-
-
-def _any_good(root: Path, paths: Sequence[str], bad: dict[int, str]) -> bool:
-    """Whether a file that was bad can be used now: a permission, or a decoder, changes no size and no time."""
-    for index in bad:
-        with suppress(UnreadableImageError):
-            decode(root / paths[index])
-            return True
-    return False

@@ -24,12 +24,11 @@ from lit_guide.engine.data.splits import grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
-from lit_guide.engine.photos.dataset import ImageDataset
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, check_rows, groups_of, shown
 from lit_guide.engine.photos.known import examine_once
-from lit_guide.engine.photos.listing import Listing, check_rows, groups_of, shown
 from lit_guide.engine.tables import gone, load
 
-AUTO_AUGMENT = {"none": None, "randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
+AUTO_AUGMENT = {"none": [], "randaugment": [v2.RandAugment], "trivialaugment": [v2.TrivialAugmentWide]}
 MOST_WORKERS = 16  # with more, the process that gathers their batches is what is waited for
 
 
@@ -104,8 +103,7 @@ class PhotoData(ImageDataModule):
             UserError: the set comes split, and a split has a class that train lacks.
         """
         listing = self.scan()
-        given = listing.rows or {}
-        for name, rows in given.items():
+        for name, rows in (given := listing.rows or {}).items():
             strange = np.setdiff1d(listing.labels_N[rows], listing.labels_N[given["train"]])
             if len(strange):
                 classes = shown([listing.class_names[k] for k in strange])
@@ -177,14 +175,8 @@ class PhotoData(ImageDataModule):
 
     def train_transform(self) -> Callable[[Tensor], Tensor]:
         """What is done to a training image."""
-        extra = AUTO_AUGMENT[self.auto_augment]
-        return TrainTransform(
-            self.size,
-            self.min_area,
-            self.flip,
-            extra() if extra is not None else None,
-            v2.RandomErasing(float(self.erasing)) if self.erasing else None,
-        )
+        erasing = [v2.RandomErasing(float(self.erasing))] if self.erasing else []
+        return TrainTransform(self.size, self.min_area, self.flip, [kind() for kind in AUTO_AUGMENT[self.auto_augment]] + erasing)
 
     @property
     def resized_side(self) -> int:

@@ -16,7 +16,7 @@ from torch.nn.utils import get_total_norm
 
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.machine import command
-from lit_guide.engine.photos.listing import joined, shown
+from lit_guide.engine.photos.dataset import joined, shown
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import best_checkpoint
 

@@ -18,9 +18,9 @@ from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.photos.examine import Examined, difference_hash, examine
+from lit_guide.engine.photos.dataset import Listing
+from lit_guide.engine.photos.examine import SEEN, Examined, difference_hash, examine
 from lit_guide.engine.photos.known import remember
-from lit_guide.engine.photos.listing import Listing
 from lit_guide.engine.photos.module import PhotoData
 from lit_guide.engine.tables import gone
 from lit_guide.parts.inspect.near import near_duplicates
@@ -65,9 +65,7 @@ class Report:
 
 
 def check(data: ImageDataModule, near_bits: int = 5) -> Report:
-    """Decode every image of a source and look for what is wrong with the set.
-
-    Images are near duplicates if the 64 bits of their difference hashes differ in `near_bits` at most.
+    """Decode every image and look for what is wrong; the 64-bit hashes of near duplicates differ in `near_bits` at most.
 
     Raises:
         ConfigError: there is no such source.
@@ -119,7 +117,7 @@ def _check(data: ImageDataModule, near_bits: int) -> Report:
         advice = "split got no image: add some, or change its fraction"
         empty = [name for name, share in data.fractions.items() if share > 0 and not len(rows[name])]
         others = [Finding("empty_split", name != "val", f"the {name} {advice}") for name in empty]
-        others += [*_about_sizes(names, examined, data), *(Finding("listing", False, note) for note in listing.notes)]
+        others += [*_about_sizes(names, examined.seen_N, data), *(Finding("listing", False, note) for note in listing.notes)]
         bad_files = [str(listing.root / names[index]) for index in examined.bad]
     else:
         source, rows = data.source, data.rows
@@ -145,7 +143,7 @@ def _about_images(
     for name, indices in rows.items():
         split_N[indices] = name
     equal = {index: number for number, group in enumerate(examined.duplicates) for index in group}
-    near = [g for g in near_duplicates(examined.dhash_N, near_bits) if len({equal.get(index, -1 - index) for index in g}) > 1]
+    near = [g for g in near_duplicates(examined.seen_N["dhash"], near_bits) if len({equal.get(at, -1 - at) for at in g}) > 1]
     mend = "" if given else "; data.group_pattern keeps such images together"
     for groups, kind, sign, words in (
         (examined.duplicates, "equal", " = ", "the same image"),
@@ -161,8 +159,8 @@ def _about_images(
         yield from _found(f"{kind}_within_split", False, f"{words} more than once in a split", within)
 
 
-def _about_sizes(names: Sequence[str], examined: Examined, data: PhotoData) -> Iterator[Finding]:
-    width_N, height_N = examined.width_N.astype(np.int64), examined.height_N.astype(np.int64)
+def _about_sizes(names: Sequence[str], seen_N: NDArray[Any], data: PhotoData) -> Iterator[Finding]:
+    width_N, height_N = (seen_N[side].astype(np.int64) for side in ("width", "height"))
     good_N = width_N > 0
     tiny_N, huge_N = good_N & (np.minimum(width_N, height_N) * ENLARGED < data.size), width_N * height_N > HUGE
     for kind, chosen_N, what in (
@@ -171,7 +169,7 @@ def _about_sizes(names: Sequence[str], examined: Examined, data: PhotoData) -> I
     ):
         sizes = [f"{names[index]}: {width_N[index]} x {height_N[index]}" for index in np.flatnonzero(chosen_N).tolist()]
         yield from _found(kind, False, what, sizes)
-    modes = [f"{names[at]}: {examined.mode_N[at]}" for at in np.flatnonzero(good_N & (examined.mode_N != "RGB")).tolist()]
+    modes = [f"{names[at]}: {seen_N['mode'][at]}" for at in np.flatnonzero(good_N & (seen_N["mode"] != "RGB")).tolist()]
     yield from _found("mode", False, "not plain RGB; converted", modes)
 
 
@@ -193,7 +191,7 @@ def _about_classes(splits: Mapping[str, Sequence[int]], class_names: Sequence[st
 def _examine_samples(source: Source) -> Examined:
     """As `examine` does for files, for the samples of any source."""
     N = len(source.labels_N)
-    found = Examined.of(N)
+    found = Examined({}, [], np.zeros(N, SEEN))
     equal: dict[bytes, list[int]] = {}
     for index in track(range(N), "Checking images", console=Console(stderr=True), transient=True, disable=N < 10_000):
         try:
@@ -207,7 +205,7 @@ def _examine_samples(source: Source) -> Examined:
         content = image_CHW.contiguous().numpy()
         equal.setdefault(hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).digest(), []).append(index)
         if min(image_CHW.shape[1:]) >= 32:  # on less, many different drawings hash alike
-            found.dhash_N[index] = difference_hash((to_float(image_CHW) * 255).to(torch.uint8))
+            found.seen_N["dhash"][index] = difference_hash((to_float(image_CHW) * 255).to(torch.uint8))
     found.duplicates.extend(group for group in equal.values() if len(group) > 1)
     return found
 

@@ -90,17 +90,17 @@ def test_f13_every_bad_file_is_found_with_its_reason_and_the_good_ones_beside_it
         "missing.jpg": "no such file or directory",
         "folder.jpg": "is a directory",
     }
-    assert found.width_N.tolist() == [200, 0, 0, 0, 0, 0, 0, 0, 0, 200, 0, 0]
-    assert found.height_N.tolist() == [150, 0, 0, 0, 0, 0, 0, 0, 0, 150, 0, 0]
-    assert found.mode_N.tolist() == ["RGB", *[""] * 8, "RGB", "", ""]
-    assert np.flatnonzero(found.dhash_N).tolist() == [0, 9]
-    assert found.dhash_N[9] == difference_hash(decode(tmp_path / "good.png"))
+    assert found.seen_N["width"].tolist() == [200, 0, 0, 0, 0, 0, 0, 0, 0, 200, 0, 0]
+    assert found.seen_N["height"].tolist() == [150, 0, 0, 0, 0, 0, 0, 0, 0, 150, 0, 0]
+    assert found.seen_N["mode"].tolist() == ["RGB", *[""] * 8, "RGB", "", ""]
+    assert np.flatnonzero(found.seen_N["dhash"]).tolist() == [0, 9]
+    assert found.seen_N["dhash"][9] == difference_hash(decode(tmp_path / "good.png"))
     assert found.duplicates == []
 
 
 def test_nothing_is_found_in_nothing(tmp_path):
     found = examine(tmp_path, [])
-    assert (found.bad, found.duplicates, len(found.width_N)) == ({}, [], 0)
+    assert (found.bad, found.duplicates, len(found.seen_N["width"])) == ({}, [], 0)
 
 
 def test_groups_of_equal_files_are_ascending_and_bad_files_are_in_none(tmp_path, crop):
@@ -128,7 +128,7 @@ def test_equal_pictures_of_equal_length_are_no_duplicates_when_a_byte_differs(tm
     ]
     assert len({len(contents[index]) for index in (0, 2, 4, 5, 6)}) == 1
     found = examine(tmp_path, write(tmp_path, {f"{index}.jpg": content for index, content in enumerate(contents)}))
-    assert len(set(found.dhash_N.tolist())) == 2
+    assert len(set(found.seen_N["dhash"].tolist())) == 2
     assert found.duplicates == [[0, 6], [1, 3], [2, 4]]
 
 
@@ -145,7 +145,7 @@ def test_files_of_another_length_or_picture_are_not_read_again(tmp_path, crop, m
 def test_plain_images_of_one_length_are_told_apart(tmp_path):
     plain = [encoded(Image.new("RGB", (20, 20), (value, 0, 0)), "bmp") for value in (1, 2, 1, 3)]
     found = examine(tmp_path, write(tmp_path, {f"{index}.bmp": image for index, image in enumerate(plain)}))
-    assert found.dhash_N.tolist() == [0] * 4
+    assert found.seen_N["dhash"].tolist() == [0] * 4
     assert found.duplicates == [[0, 2]]
 
 
@@ -156,8 +156,8 @@ def test_width_and_height_are_those_of_the_upright_image(tmp_path, crop, orienta
     contents = {f"a.{kind}": encoded(crop(0), kind, exif=exif) for kind in ("jpeg", "png", "webp")}
     found = examine(tmp_path, write(tmp_path, contents))
     wide, high = (200, 150) if orientation < 5 else (150, 200)
-    assert found.width_N.tolist() == [wide] * 3
-    assert found.height_N.tolist() == [high] * 3
+    assert found.seen_N["width"].tolist() == [wide] * 3
+    assert found.seen_N["height"].tolist() == [high] * 3
 
 
 def test_modes_are_those_that_the_files_have(tmp_path, crop):
@@ -182,7 +182,7 @@ def test_modes_are_those_that_the_files_have(tmp_path, crop):
     names = write(tmp_path, contents)
     found = examine(tmp_path, names)
     assert found.bad == {}
-    assert dict(zip(names, found.mode_N.tolist(), strict=True)) == {name: name.partition(".")[0] for name in names}
+    assert dict(zip(names, found.seen_N["mode"].tolist(), strict=True)) == {name: name.partition(".")[0] for name in names}
 
 
 def test_a_file_that_pillow_refuses_and_torchvision_reads_is_good(tmp_path, crop):
@@ -192,8 +192,8 @@ def test_a_file_that_pillow_refuses_and_torchvision_reads_is_good(tmp_path, crop
         Image.open(io.BytesIO(content))
     found = examine(tmp_path, write(tmp_path, {"odd.webp": content, "good.webp": good}))
     assert found.bad == {}
-    assert found.mode_N.tolist() == ["?", "RGB"]
-    assert found.dhash_N[0] == found.dhash_N[1]
+    assert found.seen_N["mode"].tolist() == ["?", "RGB"]
+    assert found.seen_N["dhash"][0] == found.seen_N["dhash"][1]
 
 
 def test_names_may_hold_spaces_and_any_letters(tmp_path, crop):
@@ -231,8 +231,8 @@ def test_files_a_task_change_nothing(album, monkeypatch, chunk):
     kept = []
     found = examine(*album, copy=lambda image_CHW: image_CHW, keep=kept.append)
     assert (found.bad, found.duplicates) == (expected.bad, expected.duplicates)
-    for name in ("width_N", "height_N", "mode_N", "dhash_N"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for name in ("width", "height", "mode", "dhash"):
+        np.testing.assert_array_equal(found.seen_N[name], expected.seen_N[name])
     assert [image is None for image in kept] == [index % 3 == 0 for index in range(30)]
 
 
@@ -367,11 +367,11 @@ def test_colours_count_by_their_brightness():
 
 def test_a_file_hashes_alike_whether_its_colours_are_decoded_or_not(album):
     alone, with_copies = examine(*album), examine(*album, copy=lambda image_CHW: image_CHW)
-    bits = np.bitwise_count(alone.dhash_N ^ with_copies.dhash_N)
+    bits = np.bitwise_count(alone.seen_N["dhash"] ^ with_copies.seen_N["dhash"])
     assert bits.max() <= 2
     assert (alone.bad, alone.duplicates) == (with_copies.bad, with_copies.duplicates)
-    for name in ("width_N", "height_N", "mode_N"):
-        np.testing.assert_array_equal(getattr(alone, name), getattr(with_copies, name))
+    for name in ("width", "height", "mode"):
+        np.testing.assert_array_equal(alone.seen_N[name], with_copies.seen_N[name])
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (200, 130), (40, 500)])
@@ -437,7 +437,7 @@ root, cache = map(Path, sys.argv[1:])
 paths = list(files_below(root))
 before = peak()
 found = examine(root, paths)
-near = near_duplicates(found.dhash_N, 0)
+near = near_duplicates(found.seen_N["dhash"], 0)
 after = peak()
 known, images = on_disk(root, paths, 64, cache)
 again = examine_once(root, paths, cache)
@@ -446,7 +446,7 @@ print(json.dumps({
     "count": len(paths), "bad": {paths[i]: reason for i, reason in found.bad.items()},
     "duplicates": [[paths[i] for i in group] for group in found.duplicates],
     "near": [[paths[i] for i in group] for group in near],
-    "sizes": sorted(set(zip(found.width_N.tolist(), found.height_N.tolist()))),
+    "sizes": sorted(set(zip(found.seen_N["width"].tolist(), found.seen_N["height"].tolist()))),
     "copies": images.sizes_N2.unique(dim=0).tolist(), "peaks": [before, after, peak()],
 }))
 """
