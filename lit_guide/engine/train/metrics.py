@@ -24,10 +24,7 @@ class MetricsCSV(Logger):
     """`metrics.csv` in the run directory, every row written at once; a run that is continued goes on in the same file.
 
     Lightning's CSVLogger deletes the file of an earlier run, and a crash while it adds a column would lose the rows before.
-
-    Args:
-        run_dir: the run directory.
-        keep: rows to keep of a run that was broken off: those that its checkpoint has seen. None: all.
+    Of a run that was broken off it keeps the first `keep` rows, those that its checkpoint has seen; None: all.
     """
 
     name = version = save_dir = ""
@@ -78,12 +75,10 @@ class Throughput(Callback):
         self._since: float | None = None  # when the clock was started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, where a run goes on in the middle of an epoch."""
+        """Start the clock; here too, as a run may go on in the middle of an epoch."""
         self._since = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._since = time.perf_counter()
+    on_train_epoch_start = on_train_start
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch."""
@@ -98,9 +93,7 @@ class Throughput(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._since = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        self.on_validation_start(trainer, pl_module)
+    on_train_epoch_end = on_validation_start
 
     def trained(self) -> float:
         """Seconds of training so far."""
