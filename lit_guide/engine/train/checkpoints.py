@@ -41,12 +41,8 @@ class LastCheckpoint(Checkpoint):
     It is saved only where Lightning comes back to the same place: after a step and the validation that follows it, and at an
     epoch's last batch when the epoch has ended; not while gradients are accumulated. What is due earlier waits for that.
 
-    Args:
-        run_dir: the run directory.
-        stop: tells when to stop.
-        every_n_steps: optimizer steps between two saves in the middle of an epoch; None: only when it ends.
-        start: the step that the run goes on from, as this process sees it.
-        validated: whether there is anything to validate on.
+    `every_n_steps` are the optimizer steps between two saves in the middle of an epoch; None: only when it ends. `start` is the
+    step that the run goes on from, as this process sees it, and `validated` whether there is anything to validate on.
     """
 
     def __init__(
@@ -56,7 +52,6 @@ class LastCheckpoint(Checkpoint):
         self.stop, self.every_n_steps, self.start, self.validated = stop, every_n_steps, start, validated
         self._due, self._held = False, False  # held: the run is to end, but gradients are being accumulated
         self._saved = -1  # the batch, counted over all epochs, after which last.ckpt was saved
-        self._max_steps = -1
         # What a checkpoint knows and Lightning does not restore: schedules and callbacks look at the last validation's loss.
         self._val_loss: float | None = None
         self._plateau_due = False  # ReduceLROnPlateau is told after the epoch's checkpoint
@@ -169,8 +164,7 @@ class LastCheckpoint(Checkpoint):
 
 def _accumulating(trainer: Trainer) -> bool:
     """Whether the optimizer's step is still to come, after this batch."""
-    every = trainer.accumulate_grad_batches
-    return every > 1 and not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % every != 0
+    return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
 
 
 def _step_plateau(trainer: Trainer) -> None:

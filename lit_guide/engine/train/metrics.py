@@ -1,7 +1,6 @@
 """What a run leaves behind in figures: metrics.csv, the speed of training, the versions and the device."""
 
 import csv
-import io
 import itertools
 import platform
 import time
@@ -60,11 +59,10 @@ class MetricsCSV(Logger):
                 rows = list(itertools.islice(earlier, keep))
                 self.columns = sorted({*self.columns, *(earlier.fieldnames or ())})
         self.rows = len(rows)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        runs.write_atomic(self.path, text.getvalue())
+        with runs.whole_file(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 class Throughput(Callback):

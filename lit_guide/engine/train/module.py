@@ -66,8 +66,7 @@ class ClassifierModule(LightningModule):
         if self.memory_format == torch.channels_last:
             image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
         # Compiled for training only: an evaluation would have it compiled again, for another mode and for each odd last batch.
-        eager = self.to_compile and not self.training
-        network = self.network.forward if eager else self.network
+        network = self.network.forward if self.to_compile and not self.training else self.network
         logits_BK: Tensor = network(image_BCHW)
         return logits_BK
 
@@ -83,7 +82,9 @@ class ClassifierModule(LightningModule):
                 )
             weight_K = self.criterion.weight
             assert isinstance(weight_K, Tensor)
-            weight_K.copy_(balanced_weights(torch.tensor(data.class_counts())))
+            # N images / (K classes x images of the class), as scikit-learn's "balanced"; 0 for a class without images.
+            count_K = torch.tensor(data.class_counts())
+            weight_K.copy_(torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0))
 
     def on_fit_start(self) -> None:
         """Compile the network: here, where the model summary has passed one image through it."""
@@ -211,8 +212,3 @@ class ClassifierModule(LightningModule):
         carry_over(checkpoint, self.hparams, self.lr_factor)
         lay_out(checkpoint, self.memory_format)
         self.saved_sums_W3 = checkpoint.get("train_sums_W3")
-
-
-def balanced_weights(count_K: Tensor) -> Tensor:
-    """N images / (K classes x images of the class), as scikit-learn's "balanced" weighs them; 0 for a class without images."""
-    return torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0)
