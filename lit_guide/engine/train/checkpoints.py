@@ -140,9 +140,10 @@ class LastCheckpoint(Checkpoint):
             return
         if self._held:
             self._held, trainer.should_stop = False, True
-        # Where the run ends but not this epoch, it can be gone on with: by early stopping, say, and no minimum stands against it.
-        enough = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
-        ending = (trainer.should_stop and enough) or trainer.global_step == trainer.max_steps
+        # Where the run ends but not this epoch, it can be gone on with.
+        ending = trainer.global_step == trainer.max_steps
+        if trainer.should_stop:  # by early stopping or the time limit, unless a minimum stands against it
+            ending |= trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
         if trainer.is_last_batch or not (self._due or stopping or ending) or (after_step and self._validates(trainer)):
             return
         if self._saved != trainer.fit_loop.total_batch_idx:
@@ -164,7 +165,7 @@ class LastCheckpoint(Checkpoint):
 
 def _accumulating(trainer: Trainer) -> bool:
     """Whether the optimizer's step is still to come, after this batch."""
-    return not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+    return (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
 
 
 def _step_plateau(trainer: Trainer) -> None:
