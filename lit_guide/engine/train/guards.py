@@ -91,13 +91,16 @@ class Guards(Callback):
                     f"{shown(unused)}\nTake them out of the network, or use --strategy ddp_find_unused_parameters_true."
                 )
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what was not looked at yet."""
-        self._check(trainer, pl_module)
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any = None) -> None:
+        """Look at what was not looked at yet, and at the weights; refuse a checkpoint that nobody could go on with."""
+        self._read(trainer)
+        running = ((name, buffer) for name, buffer in pl_module.named_buffers() if name.endswith(RUNNING))
+        if names := broken(chain(pl_module.named_parameters(), running)):
+            last = f" of {self._steps[-1]}: {_images(trainer, [self._steps[-1]])}" if self._steps else ""
+            told = f"The weights are not finite any more: {joined(names, ', ')}. The last batch was that{last}."
+            raise UserError("\n".join([told, *_advice(trainer)]))
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that nobody could go on with."""
-        self._check(trainer, pl_module)
+    on_train_epoch_end = on_save_checkpoint
 
     def not_finite(self, trainer: Trainer, value: float, back: int = 0, operation: str | None = None) -> UserError:
         """The error for a loss that was not finite some batches ago; anomaly detection may name the operation."""
@@ -117,14 +120,6 @@ class Guards(Callback):
         elif weights_broken:
             told.append("The weights were broken before training began: start from another checkpoint.")
         return UserError("\n".join([*told, *_advice(trainer, named=operation is not None)]))
-
-    def _check(self, trainer: Trainer, module: LightningModule) -> None:
-        self._read(trainer)
-        running = ((name, buffer) for name, buffer in module.named_buffers() if name.endswith(RUNNING))
-        if names := broken(chain(module.named_parameters(), running)):
-            last = f" of {self._steps[-1]}: {_images(trainer, [self._steps[-1]])}" if self._steps else ""
-            told = f"The weights are not finite any more: {joined(names, ', ')}. The last batch was that{last}."
-            raise UserError("\n".join([told, *_advice(trainer)]))
 
     def _read(self, trainer: Trainer) -> None:
         unread, self._unread = self._unread, 0

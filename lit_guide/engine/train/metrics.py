@@ -1,7 +1,6 @@
 """What a run leaves behind in figures: metrics.csv, the speed of training, the versions and the device."""
 
 import csv
-import io
 import itertools
 import platform
 import time
@@ -27,10 +26,7 @@ class MetricsCSV(Logger):
     """`metrics.csv` in the run directory, every row written at once; a run that is continued goes on in the same file.
 
     Lightning's CSVLogger deletes the file of an earlier run, and a crash while it adds a column would lose the rows before.
-
-    Args:
-        run_dir: the run directory.
-        keep: rows to keep of a run that was broken off: those that its checkpoint has seen. None: all.
+    Of a run that was broken off it keeps the first `keep` rows, those that its checkpoint has seen; None: all.
     """
 
     name = version = save_dir = ""
@@ -66,11 +62,10 @@ class MetricsCSV(Logger):
                 rows = list(itertools.islice(earlier, keep))
                 self.columns = sorted({*self.columns, *(earlier.fieldnames or ())})
         self.rows = len(rows)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        runs.write_atomic(self.path, text.getvalue())
+        with runs.whole_file(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 class Throughput(Callback):
@@ -81,12 +76,10 @@ class Throughput(Callback):
         self._since: float | None = None  # when the clock was started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, where a run goes on in the middle of an epoch."""
+        """Start the clock; here too, as a run may go on in the middle of an epoch."""
         self._since = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._since = time.perf_counter()
+    on_train_epoch_start = on_train_start
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch."""
@@ -101,9 +94,7 @@ class Throughput(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._since = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        self.on_validation_start(trainer, pl_module)
+    on_train_epoch_end = on_validation_start
 
     def trained(self) -> float:
         """Seconds of training so far."""

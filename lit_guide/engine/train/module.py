@@ -67,8 +67,7 @@ class ClassifierModule(LightningModule):
         if self.memory_format == torch.channels_last:
             image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
         # Compiled for training only: an evaluation would have it compiled again, for another mode and for each odd last batch.
-        eager = self.to_compile and not self.training
-        network = self.network.forward if eager else self.network
+        network = self.network.forward if self.to_compile and not self.training else self.network
         logits_BK: Tensor = network(image_BCHW)
         return logits_BK
 
@@ -84,7 +83,9 @@ class ClassifierModule(LightningModule):
                 )
             weight_K = self.criterion.weight
             assert isinstance(weight_K, Tensor)
-            weight_K.copy_(balanced_weights(torch.tensor(data.class_counts())))
+            # N images / (K classes x images of the class), as scikit-learn's "balanced"; 0 for a class without images.
+            count_K = torch.tensor(data.class_counts())
+            weight_K.copy_(torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0))
         if stage == "fit" and any(getattr(self.trainer.datamodule, name, 0) for name in ("mixup", "cutmix")):  # type: ignore[attr-defined]
             try_loss(self.criterion, len(self.hparams["class_names"]), shares=True)
 
@@ -216,8 +217,3 @@ class ClassifierModule(LightningModule):
         carry_over(checkpoint, self.hparams, self.lr_factor)
         lay_out(checkpoint, self.memory_format)
         self.saved_sums_W3 = checkpoint.get("train_sums_W3")
-
-
-def balanced_weights(count_K: Tensor) -> Tensor:
-    """N images / (K classes x images of the class), as scikit-learn's "balanced" weighs them; 0 for a class without images."""
-    return torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0)

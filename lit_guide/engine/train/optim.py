@@ -18,6 +18,7 @@ OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
+WEIGHTS = [Parameter(torch.zeros(2, 2))]  # to build an optimizer for, only to look at it
 
 
 class WarmupCosine(LambdaLR):
@@ -68,7 +69,7 @@ def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any], lr_factor: in
     if saved.get("scheduler") != now["scheduler"]:
         checkpoint["lr_schedulers"] = []
     changed = {key: value for key, value in now["optimizer"].items() if saved["optimizer"].get(key) != value}
-    before = from_plain(saved["optimizer"], Optimizer)(some_parameters()).defaults["lr"]
+    before = from_plain(saved["optimizer"], Optimizer)(WEIGHTS).defaults["lr"]
     after = changed.get("lr", before) * lr_factor
     before *= checkpoint.get("lr_factor", 1)
     scale = after / before if before else 1.0
@@ -83,14 +84,9 @@ def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any], lr_factor: in
             state[key] = [lr * scale for lr in state[key]]
 
 
-def some_parameters() -> list[Parameter]:
-    """Parameters to build an optimizer for, only to look at it."""
-    return [Parameter(torch.zeros(2, 2))]
-
-
 def describe_optimizer(factory: Any) -> dict[str, Any]:
     """An optimizer factory as plain values: name and arguments; what is plain already stays as it is."""
-    return dict(factory) if isinstance(factory, Mapping) else to_plain(factory, some_parameters())
+    return dict(factory) if isinstance(factory, Mapping) else to_plain(factory, WEIGHTS)
 
 
 def describe_scheduler(factory: Any, optimizer: Any) -> dict[str, Any] | None:
@@ -98,7 +94,7 @@ def describe_scheduler(factory: Any, optimizer: Any) -> dict[str, Any] | None:
     if factory is None or isinstance(factory, Mapping):
         return None if factory is None else dict(factory)
     steps = {"total_steps": 100} if wants_total_steps(factory) else {}
-    plain = to_plain(partial(factory, **steps), from_plain(optimizer, Optimizer)(some_parameters()))
+    plain = to_plain(partial(factory, **steps), from_plain(optimizer, Optimizer)(WEIGHTS))
     return {key: value for key, value in plain.items() if key not in steps}
 
 

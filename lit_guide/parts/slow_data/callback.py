@@ -33,9 +33,8 @@ class SlowData(Throughput):
         self._ended: float | None = None  # when the next batch began to be waited for
         self._told = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        super().on_train_start(trainer, pl_module)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where the data come from, and where they go."""
         self._data = getattr(trainer, "datamodule", None)
         device = trainer.strategy.root_device
         self._idle = torch.Event(device) if device.type == "cuda" else None
