@@ -17,8 +17,8 @@ from lit_guide.engine.train.writer import CheckpointWriter
 class BestCheckpoint(ModelCheckpoint):
     """ModelCheckpoint with one file, best.ckpt, of the lowest `monitor`, in the directory of a run that may have been moved.
 
-    `continued` is whether this goes on with that run; a new run that starts from a checkpoint has a best of its own. Where the model
-    does not log `monitor`, the latest checkpoint is kept.
+    `continued` is whether this goes on with that run; a new run that starts from a checkpoint has a best of its own. Where the
+    model does not log `monitor`, the latest checkpoint is kept.
     """
 
     def __init__(self, run_dir: Path, continued: bool = False, monitor: str = "val/loss") -> None:
