@@ -29,8 +29,7 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from lit_guide.data import FolderData
-from lit_guide.engine.photos.dataset import ImageDataset, Paths
-from lit_guide.engine.photos.listing import Listing
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths
 from lit_guide.engine.photos.module import PhotoData
 from lit_guide.parts.inspect.check import check
 
@@ -96,7 +95,7 @@ def index_bytes_per_file(count: int) -> float:
     """What the index of a set holds once it is divided, in bytes a file: as it is pickled for a loader process."""
     data = Listed()
     data.count = count
-    rows = data.divide(np.ones(count, dtype=bool))
+    rows = data.divide()
     dataset = ImageDataset(data.listing.root, data.listing.paths, torch.from_numpy(data.listing.labels_N))
     return len(pickle.dumps((dataset, rows), protocol=5)) / count
 

@@ -23,8 +23,8 @@ from typing import Any
 import record
 
 from lit_guide.data import FolderData
-from lit_guide.engine.photos.cache import remember
 from lit_guide.engine.photos.examine import Examined
+from lit_guide.engine.photos.known import remember
 
 CLASSES, FILES, ROUNDS = 1000, 1000, 5
 SECONDS, RATIO = 8.0, 3.0
@@ -78,7 +78,7 @@ def main() -> int:
         root, store = Path(folder) / "photos", Path(folder) / "store"
         make_tree(root, CLASSES, files)
         listing = FolderData(str(root)).listing
-        remember(listing.root, listing.paths, store, Examined.of(count))
+        remember(listing.root, listing.paths, store, Examined({}, []))
         both(0, root, store, count)  # warm-up
         repetitions, wait = (1, None) if quick else (ROUNDS, given.wait)
         rounds = record.repeat(repetitions, lambda index: both(index, root, store, count), wait)

@@ -20,17 +20,15 @@ from lit_guide.engine.run.screen import print_closing, print_metrics
 from lit_guide.engine.run.weights import write_weights
 from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint
 from lit_guide.engine.train.guards import Guards
-from lit_guide.engine.train.lean import NoProfiler, leave_out_empty_hooks
 from lit_guide.engine.train.metrics import MetricsCSV, Throughput, environment
-from lit_guide.engine.train.progress import ProgressBar
+from lit_guide.engine.train.progress import NoProfiler, ProgressBar, Summary, leave_out_empty_hooks
 from lit_guide.engine.train.stop import Stop
-from lit_guide.engine.train.summary import Summary
 from lit_guide.engine.train.writer import CheckpointWriter
 from lit_guide.export.command import formats, raise_for
 from lit_guide.model import LitClassifier
 
 # Callbacks of parts: the key of their flags -> their class, there while the part's folder is.
-CALLBACKS: dict[str, str] = {}
+CALLBACKS = {"slow_data": "lit_guide.parts.slow_data.callback:SlowData"}
 
 
 def flags() -> dict[str, type]:

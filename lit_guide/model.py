@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
-from lit_guide.engine.allowed import import_class
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.run.checkpoint import load_model
 from lit_guide.engine.train.losses import LossFactory, build_loss, describe_loss
@@ -168,13 +165,6 @@ def load_classifier(path: str | Path) -> LitClassifier:
         UserError: the file is broken, names code to import, or is of another class.
     """
     return load_model(path, LitClassifier)[0]
-
-
-def model_of(run_dir: Path | None, named: str | None = None) -> type[LightningModule]:
-    """The class of a run's model: the one that is named, or that its config.yaml names, else `LitClassifier`."""
-    config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")) if run_dir is not None else {}
-    path = named or ((config or {}).get("model") or {}).get("class_path")
-    return LitClassifier if path is None else import_class(path, LightningModule, "model")
 
 
 def classification_metrics(classes: int, prefix: str) -> MetricCollection:

@@ -24,10 +24,10 @@ from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.crops import EvalTransform
 from lit_guide.engine.photos.decode import UnreadableImageError, decode, find_images
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import load_model
+from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_table
 from lit_guide.fit import start
-from lit_guide.model import model_of
+from lit_guide.model import LitClassifier
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's name of the mode
 WORTH_WORKERS = 500  # files from which on loader processes pay
@@ -57,21 +57,21 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Sample `index`."""
         try:
-            return self.read(index), torch.tensor(UNKNOWN)
+            return read_image(self.paths[index], self.shape, self.crop), torch.tensor(UNKNOWN)
         except UnreadableImageError:
             return torch.zeros(self.shape), torch.tensor(UNREADABLE)
 
-    def read(self, index: int) -> Tensor:
-        """Image `index`, (C, H, W) float32 from 0 to 1.
 
-        Raises:
-            UnreadableImageError: it can't be decoded; the message is the reason.
-        """
-        C, H, W = self.shape
-        image_CHW = decode(self.paths[index], MODES[C])
-        if self.crop is not None:
-            return to_float(EvalTransform(H, self.crop)(image_CHW))
-        return to_float(TF.resize(image_CHW, [H, W], antialias=True))
+def read_image(path: str | Path, shape: Sequence[int], crop: float | None = None) -> Tensor:
+    """An image file as a model takes it, (C, H, W) float32 from 0 to 1; the arguments are those of `ImageFiles`.
+
+    Raises:
+        UnreadableImageError: it can't be decoded; the message is the reason.
+    """
+    C, H, W = shape
+    image_CHW = decode(path, MODES[C])
+    cut = TF.resize(image_CHW, [H, W], antialias=True) if crop is None else EvalTransform(H, crop)(image_CHW)
+    return to_float(cut)
 
 
 class Probabilities(LightningModule):
@@ -101,7 +101,7 @@ class Predictor:
 
     def __init__(self, run: str | Path, model: type[LightningModule] | None = None) -> None:
         file = Path(run) if Path(run).is_file() else runs.find_run(str(run)) / runs.BEST
-        self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file)))
+        self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file), LitClassifier))
         require(self.model)
         self.class_names: list[str] = list(fact(self.model, "class_names"))
         self.input_shape, self.crop = tuple(fact(self.model, "input_shape")), checkpoint["crop"]
@@ -113,7 +113,7 @@ class Predictor:
             UserError: the file can't be read; the message says why.
         """
         try:
-            image_CHW = ImageFiles([Path(path)], self.input_shape, self.crop).read(0)
+            image_CHW = read_image(path, self.input_shape, self.crop)
         except UnreadableImageError as error:
             raise UserError(f"{path}: {error}") from None
         with torch.inference_mode():

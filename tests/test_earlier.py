@@ -55,7 +55,7 @@ NAMES = {
     "lit_guide.data.cache": "CachedImages",
     "lit_guide.data.decode": "UnreadableImageError decode decode_bytes find_images image_mode read_bytes",
     "lit_guide.data.digits": "DigitsData",
-    "lit_guide.data.examine": "Examined difference_hash examine near_duplicates",
+    "lit_guide.data.examine": "Examined difference_hash examine",
     "lit_guide.data.files": "ImageDataset Paths",
     "lit_guide.data.folder": "FolderData ImageFolderDataset",
     "lit_guide.data.loaders": "Split evaluation_loader training_loader",
@@ -78,7 +78,7 @@ def test_earlier_names_are_the_same_objects() -> None:
     for earlier, now in (
         ("optim.WarmupCosine", "engine.train.optim.WarmupCosine"),
         ("callbacks.export.ExportONNX", "export.onnx.ExportONNX"),
-        ("callbacks.report.NoProfiler", "engine.train.lean.NoProfiler"),
+        ("callbacks.report.NoProfiler", "engine.train.progress.NoProfiler"),
         ("data.base.DataModule", "engine.data.module.DataModule"),
         ("data.photos.PhotoData", "engine.photos.module.PhotoData"),
     ):
@@ -97,8 +97,8 @@ def test_a_configuration_that_names_classes_where_they_were_is_read(run: Run) ->
         "trainer": {
             "profiler": called("callbacks.report.NoProfiler"),
             "callbacks": [
-                called("callbacks.report.Throughput", wait_share=0.5),
-                called("callbacks.guards.Guards", every=3),
+                called("callbacks.report.Throughput"),
+                called("callbacks.guards.Guards"),
                 called("callbacks.export.ExportONNX", opset=19, enabled=False),
             ],
         },

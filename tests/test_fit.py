@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -61,6 +62,19 @@ def test_metrics_csv_has_every_epoch(trained: Path) -> None:
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr-Adam"):
         assert len([row for row in logged if row[name]]) >= 2, name
     assert len([row for row in logged if row["test/accuracy"]]) == 1
+
+
+def test_best_ckpt_is_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, load = [], torch.load
+
+    def counting(file: Any, *args: Any, **kwargs: Any) -> Any:
+        read.append(str(getattr(file, "name", file)).rpartition("/")[2])
+        return load(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", counting)
+    outcome = run("fit", "--config", "configs/digits.yaml", *FAST)
+    assert outcome.code == 0, outcome.err
+    assert [name for name in read if name.endswith(".ckpt")] == ["best.ckpt"]
 
 
 def test_config_yaml_alone_repeats_the_run_bit_for_bit(run: Run, trained: Path) -> None:

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -171,11 +173,11 @@ def test_detection_and_segmentation_networks_are_no_classifiers():
 
 def test_an_unknown_argument_is_refused_with_the_nearest_one():
     message = refusal("cnn", 3, 7, (64, 64), args={"width": [4]})
-    assert message == "model.network_args: cnn has no argument 'width'; did you mean widths?"
+    assert message == "model.network_args: cnn has no argument 'width'. Did you mean widths?"
 
 
 def test_an_argument_like_no_other_is_refused_with_all_there_are():
-    assert "it takes widths, dropout." in refusal("cnn", 3, 7, (64, 64), args={"zzz": 1})
+    assert "It takes widths, dropout." in refusal("cnn", 3, 7, (64, 64), args={"zzz": 1})
 
 
 @pytest.mark.parametrize("args", [{"dropout": 2.0}, {"widths": "abc"}, {"widths": 3}])
@@ -273,7 +275,7 @@ def test_pretrained_googlenet_trains_to_one_output(downloaded):
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_replaced_first_filters_are_the_mean_and_keep_geometry_and_bias(channels):
     old = nn.Conv2d(3, 6, (3, 5), stride=2, padding=(1, 2), dilation=(1, 2))
-    network = nn.Sequential(nn.Sequential(old), nn.ReLU())
+    network = nn.Sequential(nn.Sequential(deepcopy(old)), nn.ReLU())
     zoo._replace_first(network, channels, pretrained=True)
     new = network[0][0]
     assert new.weight.shape == (6, channels, 3, 5)

@@ -618,7 +618,7 @@ def test_a_network_by_class_trains_comes_back_and_exports(run: Run) -> None:
     assert run("export", "--run", "r", "--formats", "onnx").code == 0
     outcome = run(*FIT, "--model.network", "lit_guide.mine.OwnMLP", "--model.network_args.hiden", "24")
     assert outcome.code == 2
-    assert "did you mean hidden?" in outcome.err
+    assert "Did you mean hidden?" in outcome.err
 
 
 @pytest.mark.parametrize("way", ["flags", "yaml"])

@@ -3,11 +3,15 @@
 from importlib.util import find_spec
 
 from lit_guide.data.digits import DigitsData as DigitsData
-from lit_guide.engine.data.arrays import ArrayDataset as ArrayDataset
 from lit_guide.engine.data.base import ImageDataModule as ImageDataModule
+from lit_guide.engine.data.module import ArrayDataset as ArrayDataset
 from lit_guide.engine.data.module import DataModule as DataModule
-from lit_guide.engine.data.source import Source as Source
+from lit_guide.engine.data.module import Source as Source
 from lit_guide.engine.photos.module import PhotoData as PhotoData
+
+# Where decoded photos may be kept: a function (root, paths, side, folder) -> what is bad or equal, and what reads photo i.
+CACHES = {"ram": "lit_guide.parts.cache.copies:in_memory", "disk": "lit_guide.parts.cache.copies:on_disk"}
+PhotoData.caches = CACHES
 
 if find_spec("lit_guide.data.arrays"):
     from lit_guide.data.arrays import ArraysData as ArraysData

@@ -1,17 +1,16 @@
 """Images that you have as arrays: your own `.npz`, or `.npy` files in a folder."""
 
+import zlib
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_guide.engine.data.arrays import ArrayDataset as ArrayDataset
-from lit_guide.engine.data.arrays import read_npy_folder
-from lit_guide.engine.data.arrays import read_npz as read_npz
-from lit_guide.engine.data.module import DataModule, Source
+from lit_guide.engine.data.module import ArrayDataset, DataModule, Source
 from lit_guide.engine.data.splits import SPLITS, named_split
-from lit_guide.engine.errors import UserError
+from lit_guide.engine.errors import ConfigError, UserError
 
 
 class ArraysData(DataModule):
@@ -53,6 +52,64 @@ class ArraysData(DataModule):
             except ValueError as error:
                 raise UserError(f"{self.path}: {error}.") from None
         return Source(ArrayDataset(images, labels), labels, names or [str(k) for k in range(count)], rows)
+
+
+def read_npz(path: str) -> dict[str, NDArray[Any]]:
+    """Read a `.npz` without running anything that is pickled in it; `images` and `labels` must be there.
+
+    Raises:
+        ConfigError: there is no such file.
+        UserError: it is not a `.npz`, holds pickled objects, or lacks an array.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"There is no file {path}. Give your .npz, or a folder of .npy files, with --data.path PATH.")
+    if Path(path).suffix == ".npy":
+        raise ConfigError(
+            f"{path} is one array: give the folder that holds images.npy and labels.npy, --data.path {Path(path).parent}."
+        )
+    try:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError, zlib.error) as error:
+        raise UserError(f"{path} is not a readable .npz of plain arrays ({error}). Write it with numpy.savez.") from None
+    _check_columns(arrays, path)
+    return arrays
+
+
+def read_npy_folder(folder: Path) -> dict[str, NDArray[Any]]:
+    """Open `images.npy`, `labels.npy`, and `class_names.npy` and `split.npy` if they are there; the images are mapped.
+
+    Raises:
+        UserError: an array is missing, is no plain array, or the lengths differ.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in ("images", "labels", "class_names", "split"):
+        path = folder / f"{name}.npy"
+        if not path.is_file():
+            continue
+        try:
+            arrays[name] = np.load(path, allow_pickle=False, mmap_mode="r" if name == "images" else None)
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{path} is not a readable .npy of a plain array ({error}). Write it with numpy.save.") from None
+    _check_columns(arrays, str(folder))
+    return arrays
+
+
+def _check_columns(arrays: dict[str, NDArray[Any]], path: str) -> None:
+    missing = [name for name in ("images", "labels") if name not in arrays]
+    if not arrays:
+        raise UserError(f"{path} holds no images.npy and no labels.npy. Photos are read with --config configs/folder.yaml.")
+    if missing:
+        raise UserError(f"{path} holds {sorted(arrays)} but no {' and no '.join(missing)}.")
+    for name in {"images", "labels", "class_names", "split"} & set(arrays):
+        if arrays[name].ndim == 0:
+            raise UserError(f"{path}: {name} is a single value, not a column.")
+    count = len(arrays["images"])
+    for name in {"labels", "split"} & set(arrays):
+        if len(arrays[name]) != count:
+            raise UserError(f"{path}: images has {count} rows, {name} has {len(arrays[name])}. Make them equal.")
+    if not arrays["images"].size:
+        raise UserError(f"{path}: images is empty.")
 
 
 def _with_channels(images: NDArray[Any], layout: str, path: str) -> NDArray[Any]:

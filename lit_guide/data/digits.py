@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from jsonargparse.typing import NonNegativeFloat
 
-from lit_guide.engine.data.arrays import ArrayDataset, read_npz
-from lit_guide.engine.data.module import DataModule, Source
+from lit_guide.engine.data.module import ArrayDataset, DataModule, Source
 
 
 class DigitsData(DataModule):
@@ -21,7 +20,6 @@ class DigitsData(DataModule):
 
     def load(self) -> Source:
         """Read the shipped `digits.npz`."""
-        with as_file(files("lit_guide.data") / "digits.npz") as path:
-            arrays = read_npz(str(path))
-        labels = arrays["labels"].astype(np.int64)
-        return Source(ArrayDataset(arrays["images"], labels), labels, [str(digit) for digit in range(10)])
+        with as_file(files("lit_guide.data") / "digits.npz") as path, np.load(path) as arrays:
+            images, labels = arrays["images"], arrays["labels"].astype(np.int64)
+        return Source(ArrayDataset(images, labels), labels, [str(digit) for digit in range(10)])

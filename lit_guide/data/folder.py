@@ -3,7 +3,6 @@
 The Dataset over it, and the DataModule.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,9 @@ from torch import Tensor
 
 from lit_guide.engine.data.splits import SPLIT_NAMES
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.photos.dataset import ImageDataset, Paths
-from lit_guide.engine.photos.listing import Listing, shown
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths, shown
+from lit_guide.engine.photos.listing import files_below, hidden, visible_folders
 from lit_guide.engine.photos.module import PhotoData
-
-# What Windows, macOS, network drives and repairs leave between images, in lower case.
-SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 
 
 class ImageFolderDataset(ImageDataset):
@@ -145,34 +141,3 @@ def list_folder(root: Path, splits: Mapping[str, str] | None = None) -> Listing:
         # A split without images is as good as not there.
         rows = {split: at for split in splits if len(at := np.flatnonzero(split_N == split)) or split == "train"}
     return Listing(root, paths, labels_N, class_names, rows, notes)
-
-
-def visible_folders(root: Path) -> list[str]:
-    """Names of the folders in `root`, in order, those left out that hold no images of the user."""
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name))
-
-
-def hidden(name: str) -> bool:
-    """Whether a file or folder is the system's, not the user's."""
-    return name.startswith(".") or name.lower() in SYSTEM
-
-
-def files_below(folder: Path) -> Iterator[str]:
-    """Files in a class folder and the folders in it, relative to it, in order; links are followed, each folder read once.
-
-    Raises:
-        UserError: a folder can't be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} can't be read: {error.strerror}.")
-
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        if (real := os.path.realpath(parent)) in seen:  # a link to a folder above it would go round for ever
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not hidden(name))
-        inside = "" if Path(parent) == folder else f"{Path(parent).relative_to(folder).as_posix()}/"
-        yield from [inside + name for name in sorted(names) if not hidden(name)]

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from lit_guide.engine.data.splits import SPLIT_NAMES, SPLITS, named_split
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.photos.dataset import Paths
-from lit_guide.engine.photos.listing import Listing, shown
+from lit_guide.engine.photos.dataset import Listing, Paths, shown
 from lit_guide.engine.photos.module import PhotoData
 
 Columns = dict[str, list[str]]

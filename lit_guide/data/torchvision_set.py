@@ -17,8 +17,7 @@ from torch.utils.data import Dataset
 
 from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.photos.dataset import ImageDataset, Paths
-from lit_guide.engine.photos.listing import Listing
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths
 from lit_guide.engine.photos.module import PhotoData
 
 # The classification sets by the parts that they come in, and the arguments that choose these.
@@ -85,10 +84,9 @@ class TorchvisionData(PhotoData):
     def load(self) -> Source:
         """The set keeps checksums of its files, so they are not decoded beforehand; its own code reads the images."""
         listing = self.listing
-        rows = self.divide(np.ones(len(listing.paths), dtype=bool))
         read = _Images(list(self.parts.values()))
         dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), read=read)
-        return Source(dataset, listing.labels_N, listing.class_names, rows)
+        return Source(dataset, listing.labels_N, listing.class_names, self.divide())
 
     @cached_property
     def parts(self) -> dict[str, Dataset[Any]]:

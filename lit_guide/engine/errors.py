@@ -1,4 +1,4 @@
-"""How a command ends early: by a failure that a user can cause, or a signal. What jsonargparse's errors mean in plain words.
+"""How a command ends early: by a failure that a user can cause, or a signal.
 
 `cli.main` prints the message and exits with `exit_code`.
 """
@@ -6,6 +6,8 @@
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 
 # What asks a run to stop; SIGUSR1 is the warning of a scheduler. Windows has no SIGUSR1.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -44,3 +46,17 @@ def warn(message: str) -> None:
     """Say what the user should know and may leave as it is; in a run of several processes, once."""
     if is_first():
         print(f"lit-guide: {message}", file=sys.stderr)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what it was raised from or while handling, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def did_you_mean(given: str, known: Iterable[str], otherwise: str = "", most: int = 1) -> str:
+    """A hint for a misspelt name: the nearest valid ones, in any case of letters, or what else to say."""
+    spelt = {name.lower(): name for name in known}
+    near = [spelt[name] for name in get_close_matches(given.lower(), spelt, n=most)]
+    return f"Did you mean {' or '.join(near)}?" if near else otherwise

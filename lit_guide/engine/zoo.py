@@ -5,7 +5,6 @@ Shapes: B images, C channels, H x W pixels, K classes.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch.func import functional_call
 from torchvision import models
 
 from lit_guide.engine.allowed import import_class
-from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.errors import ConfigError, did_you_mean
 
 Builder = Callable[..., nn.Module]
 
@@ -84,7 +83,10 @@ def build(
         if weights is not None:
             raise ConfigError(f"model.weights is {weights}, but {name} has no pretrained weights: take the key out.")
         builder: Builder = own[name] if name in own else import_class(name, nn.Module, "model.network")
-        _check_args(name, builder, args)
+        known = [key for key in inspect.signature(builder).parameters if key not in ("channels", "classes")]
+        if strange := [key for key in args if key not in known]:
+            hint = did_you_mean(strange[0], known, f"It takes {', '.join(known)}.")
+            raise ConfigError(f"model.network_args: {name} has no argument {strange[0]!r}. {hint}")
         try:
             network = builder(channels, classes, **args)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -92,8 +94,7 @@ def build(
     elif name in library_names():
         network = _build_torchvision(name, channels, classes, input_size, weights, args)
     else:
-        near = get_close_matches(name, [*own, *library_names()], n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Use {', '.join(own)} or a name of torchvision.models."
+        hint = did_you_mean(name, [*own, *library_names()], f"Use {', '.join(own)} or a name of torchvision.models.", most=3)
         raise ConfigError(f"model.network: there is no network {name!r}. {hint}")
     _try_shape(name, network, channels, input_size)
     return network
@@ -105,13 +106,9 @@ def _build_torchvision(
     builder: Builder = models.get_model_builder(name)
     if name.startswith("vit_") and weights is None:
         args.setdefault("image_size", input_size[0])  # its position embedding has one entry a patch
-    if name in ("googlenet", "inception_v3"):
-        # Their auxiliary classifiers return a tuple in training and need 299 pixels: trained without.
-        # `transform_input` re-normalises what is normalised already.
-        args.setdefault("init_weights", False)
-        args.setdefault("transform_input", False)
-        if weights is None:
-            args.setdefault("aux_logits", False)
+    auxiliary = name in ("googlenet", "inception_v3")
+    if auxiliary:  # `transform_input` would normalise again what is normalised already
+        args = {"init_weights": False, "transform_input": False, **args}
     try:
         network = builder(weights=weights, **args) if weights else builder(num_classes=classes, **args)
     except KeyError:
@@ -124,11 +121,9 @@ def _build_torchvision(
         raise ConfigError(f"model.network {name}: {error}") from None
     except AssertionError as error:  # a ViT whose patches don't tile the image
         raise _unfit(name, channels, input_size, error) from None
-    if weights and name in ("googlenet", "inception_v3"):
-        setattr(network, "aux_logits", False)  # noqa: B010  # modules' attributes are typed Tensor | Module
-        for auxiliary in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(network, auxiliary):
-                setattr(network, auxiliary, None)
+    if auxiliary:  # their further classifiers return a tuple in training and need 299 pixels: trained without
+        for part, value in (("aux_logits", False), ("aux1", None), ("aux2", None), ("AuxLogits", None)):
+            setattr(network, part, value)
     if weights:
         _replace_head(network, classes)
     if channels != 3:
@@ -138,15 +133,11 @@ def _build_torchvision(
 
 def _replace_first(network: nn.Module, channels: int, pretrained: bool) -> None:
     """Give the first convolution `channels` inputs; pretrained filters are averaged over their old ones."""
-    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
-    geometry: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
-    new = nn.Conv2d(channels, old.out_channels, bias=old.bias is not None, **geometry)
-    if pretrained:
-        with torch.no_grad():
-            new.weight.copy_(old.weight.mean(dim=1, keepdim=True).expand_as(new.weight) * old.in_channels / channels)
-            if old.bias is not None and new.bias is not None:
-                new.bias.copy_(old.bias)
-    network.set_submodule(name, new)
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    mean_O1HW = first.weight.detach().mean(dim=1, keepdim=True) * first.in_channels / channels
+    first.in_channels, first.weight = channels, nn.Parameter(mean_O1HW.repeat(1, channels, 1, 1))
+    if not pretrained:
+        first.reset_parameters()
 
 
 def _replace_head(network: nn.Module, classes: int) -> None:
@@ -156,15 +147,6 @@ def _replace_head(network: nn.Module, classes: int) -> None:
         network.set_submodule(name, nn.Linear(old.in_features, classes, bias=old.bias is not None))
     else:
         network.set_submodule(name, nn.Conv2d(old.in_channels, classes, kernel_size=1))
-
-
-def _check_args(name: str, builder: Builder, args: Mapping[str, Any]) -> None:
-    known = [p for p in inspect.signature(builder).parameters if p not in ("channels", "classes")]
-    for key in args:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}."
-            raise ConfigError(f"model.network_args: {name} has no argument {key!r}; {hint}")
 
 
 def _try_shape(name: str, network: nn.Module, channels: int, input_size: tuple[int, int]) -> None:

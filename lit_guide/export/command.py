@@ -13,10 +13,10 @@ from lit_guide.engine.config.parser import Parser
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import load_model
+from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_exports
 from lit_guide.export.callback import Export
-from lit_guide.model import model_of
+from lit_guide.model import LitClassifier
 
 # Key below `export` in a configuration, name in results.json and of `--formats` -> its class.
 FORMATS = {
@@ -59,7 +59,7 @@ def export(args: list[str]) -> None:
         raise ConfigError(f"--formats: there is no format {unknown[0]!r}. Use {', '.join(offered)}.")
     checkpoint = Path(call.ckpt_path)
     from_run = run_dir or runs.run_of_checkpoint(checkpoint)
-    model, saved = load_model(checkpoint, model_of(from_run, config.model))
+    model, saved = load_model(checkpoint, model_of(from_run, LitClassifier, config.model))
     target = Path(call.run_dir).absolute() if call.run_dir else from_run
     if target is None:
         raise ConfigError(f"{checkpoint} lies in no run directory: say where export/ goes with --run_dir DIR.")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lit_guide.data.arrays import ArrayDataset, ArraysData, read_npz
-from lit_guide.engine.data.base import Split
+from lit_guide.data import ArrayDataset
+from lit_guide.data.arrays import ArraysData, read_npz
+from lit_guide.engine.data.loaders import Split
 from lit_guide.engine.errors import ConfigError, UserError
 
 N, H, W = 30, 6, 9

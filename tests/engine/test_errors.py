@@ -1,6 +1,7 @@
 import pytest
 
-from lit_guide.engine.errors import ConfigError, UserError, explain
+from lit_guide.engine.config.parser import explain
+from lit_guide.engine.errors import ConfigError, UserError
 
 KNOWN = ["model.network", "model.optimizer.lr", "trainer.max_epochs", "data.batch_size"]
 

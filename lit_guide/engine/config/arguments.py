@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -12,22 +12,16 @@ from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.run import runs
 
 SHORT_FORMS = ("accelerator", "devices", "strategy", "precision")
+RECIPES = ("--config", "-c")
 EVALUATIONS = ("validate", "test", "predict")
-
-
-def yes(text: str) -> bool:
-    """The value of --resume."""
-    if text.lower() not in ("true", "yes", "false", "no"):
-        raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
-    return text.lower() in ("true", "yes")
-
+RESUME = "Go on with --run_dir if it holds a checkpoint."
 
 # Flag -> how argparse takes it, its help, and the commands that have it. None of them is a setting that config.yaml keeps.
 CALL: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "run": ({}, "An earlier run's directory, or latest: its config.yaml and checkpoint.", ()),
     "ckpt_path": ({}, "A checkpoint to go on from or to use.", ()),
     "allow": ({"action": "append", "default": []}, "A further package whose classes may be named: one that you trust.", ()),
-    "resume": ({"type": yes, "default": False}, "Go on with --run_dir if it holds a checkpoint.", ("fit",)),
+    "resume": ({"type": yaml.safe_load, "choices": (True, False), "default": False}, RESUME, ("fit",)),
     "run_dir": ({}, "Where the run goes instead of runs/<name>/<timestamp>: a new directory.", ()),
     "images": ({"nargs": "+", "default": []}, "Image files and folders, instead of the test split.", ("predict",)),
 }
@@ -35,18 +29,14 @@ CALL: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 
 @dataclass
 class Call:
-    """One call of a command.
+    """One call of a command: the flags of `CALL`, and these.
 
     Attributes:
         args: the command line, of settings alone: recipes are paths that exist, short forms are spelled out.
-        run: --run as it was typed.
+        typed: all that was typed.
         ckpt_path: the checkpoint to use, whichever flag named it.
-        run_dir: --run_dir as it was typed.
         continued: the run that `fit` goes on with.
         resume: whether `run_dir` may hold a run that broke off before its first checkpoint.
-        images: what `predict` is to classify.
-        allow: further packages whose classes may be named.
-        typed: all that was typed.
     """
 
     args: list[str]
@@ -66,11 +56,14 @@ def read_call(command: str, args: Sequence[str]) -> Call:
     Raises:
         ConfigError: a flag has no value, there is no such run or recipe, or an evaluation has nothing to evaluate.
     """
-    parser = _CallParser(add_help=False, allow_abbrev=False, argument_default=None)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name, (how, _, commands) in CALL.items():
         if not commands or command in commands:
             parser.add_argument(f"--{name}", **how)
-    typed, rest = parser.parse_known_args([long_form(arg) for arg in args])
+    try:
+        typed, rest = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{str(error).removeprefix('argument ')}.") from None
     call = Call(rest, list(args), **vars(typed))
     if {"-h", "--help"} & set(rest):
         return call
@@ -96,7 +89,7 @@ def read_call(command: str, args: Sequence[str]) -> Call:
         call.args = [*earlier, *call.args]
     elif command in EVALUATIONS and call.ckpt_path is None and "--print_config" not in " ".join(rest):
         raise ConfigError(f"{command} needs a trained model: give --run latest, --run DIR or --ckpt_path FILE.")
-    call.args = with_recipes(call.args)
+    call.args = spelled_out(call.args)
     return call
 
 
@@ -121,27 +114,16 @@ def find_config(path: str) -> str:
     raise ConfigError(f"--config {path}: there is no such file. Shipped recipes: {', '.join(recipes)}.")
 
 
-def with_recipes(args: Sequence[str]) -> list[str]:
-    """The same command line with the path of every `--config` resolved."""
-    resolved: list[str] = []
+def spelled_out(args: Sequence[str]) -> list[str]:
+    """The command line with `--trainer.devices` for `--devices` and so on, and the path of every `--config` resolved."""
+    done: list[str] = []
     for arg in args:
         flag, equals, value = arg.partition("=")
-        if flag in ("--config", "-c") and equals:
+        if flag.startswith("--") and flag[2:] in SHORT_FORMS:
+            arg = f"--trainer.{flag[2:]}{equals}{value}"
+        elif flag in RECIPES and equals:
             arg = f"{flag}={find_config(value)}"
-        elif resolved and resolved[-1] in ("--config", "-c"):
+        elif done and done[-1] in RECIPES:
             arg = find_config(arg)
-        resolved.append(arg)
-    return resolved
-
-
-def long_form(arg: str) -> str:
-    """`--trainer.devices` for `--devices`, and so on; any other argument as it is."""
-    flag, equals, value = arg.partition("=")
-    return f"--trainer.{flag[2:]}{equals}{value}" if flag in [f"--{name}" for name in SHORT_FORMS] else arg
-
-
-class _CallParser(argparse.ArgumentParser):
-    """argparse that raises ConfigError where it would print its usage and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.replace("argument --", "--", 1) + ".")
+        done.append(arg)
+    return done

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,9 +19,9 @@ from lit_guide import __version__
 from lit_guide.engine.allowed import allow, import_class
 from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.config.arguments import CALL, read_call
-from lit_guide.engine.config.devices import fit_to_machine, misfit
+from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.parser import Parser
-from lit_guide.engine.errors import ConfigError, UserError, warn
+from lit_guide.engine.errors import ConfigError, UserError, causes, warn
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, check_plain, read_checkpoint
 from lit_guide.engine.run.weights import SUFFIX
@@ -34,6 +33,7 @@ PACKAGE = __name__.split(".")[0]
 yaml.SafeDumper.add_multi_representer(int, lambda dumper, number: dumper.represent_int(int(number)))
 yaml.SafeDumper.add_multi_representer(float, lambda dumper, number: dumper.represent_float(float(number)))
 yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
+BASES: dict[str, type] = {"data": LightningDataModule, "trainer": Trainer}
 FACTS = ("class_names", "input_shape", "mean", "std")  # what a model is told of the data
 
 
@@ -90,12 +90,10 @@ class ClassifierCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys beyond trainer, model and data."""
-        adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+        usual: dict[str, Any] = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}}
         if self.subclass_mode_model:
-            usual = {"class_path": f"{self.default_model.__module__}.{self.default_model.__qualname__}"}
-            parser.set_defaults({"model": {**usual, "init_args": {"optimizer": adam}}})
-        else:
-            parser.set_defaults({"model.optimizer": adam})
+            usual = {"class_path": _path(self.default_model), "init_args": usual}
+        parser.set_defaults({"model": usual})
         for name in FACTS:
             target = f"model.init_args.{name}" if self.subclass_mode_model else f"model.{name}"
             parser.link_arguments("data", target, compute_fn=self._fact(name), apply_on="instantiate")
@@ -153,21 +151,15 @@ class ClassifierCLI(LightningCLI):
             UserError: what a constructor of ours raised: jsonargparse wraps it.
         """
         config, parser = self.config, self.parser
-        if only == "trainer":
-            config, parser = Namespace(trainer=config.trainer), Parser()  # type: ignore[no-untyped-call]
-            parser.add_lightning_class_args(Trainer, "trainer")
-        elif not config.get("data"):
+        if only != "trainer" and not config.get("data"):
             raise ConfigError("No data were chosen: give a recipe, such as --config configs/digits.yaml.")
-        if only == "data":
-            config, parser = Namespace(data=config.data), Parser()  # type: ignore[no-untyped-call]
-            parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+        if only is not None:  # by a parser without links: the model's ask the data for what they may not have
+            config, parser = Namespace({only: config[only]}), Parser()  # type: ignore[no-untyped-call]
+            parser.add_lightning_class_args(BASES[only], only, subclass_mode=only == "data")
         try:
             self.config_init = parser.instantiate(config)
         except Exception as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, UserError):
-                cause = cause.__cause__ or cause.__context__
-            raise cause or error from None
+            raise next((cause for cause in causes(error) if isinstance(cause, UserError)), error) from None
         self.built = {key: self.config_init.get(key) for key in self.flags}
         self.datamodule, self.model = self.config_init.get("data"), self.config_init.get("model")
         if self.model is not None:
@@ -187,11 +179,8 @@ class ClassifierCLI(LightningCLI):
         try:
             # Our samplers divide the data among the processes; Lightning's would count some samples twice.
             return super().instantiate_trainer(use_distributed_sampler=False, default_root_dir=str(self.run_dir), **settings)
-        except UserError:
-            raise
-        except (MisconfigurationException, ValueError, RuntimeError, ImportError, ModuleNotFoundError) as error:
-            sentences = ". ".join(" ".join(str(error).split()).split(". ")[:2]).rstrip(".")
-            raise misfit(f"The trainer refused its settings: {sentences}.") from None
+        except REFUSALS as error:
+            raise refused("The trainer refused its settings", error) from None
 
     def save_config(self) -> None:
         """Write the resolved config.yaml: alone enough to repeat, resume, test or export the run."""
@@ -211,20 +200,16 @@ class ClassifierCLI(LightningCLI):
 
     def _checkpoint_defaults(self, parser: LightningArgumentParser, hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
         """A checkpoint's hyperparameters as defaults of the parser; none where it is of another class than the usual one."""
-        if set(hyper_parameters) - set(inspect.signature(self.default_model.__init__).parameters) or not hyper_parameters:
+        if set(hyper_parameters) - set(inspect.signature(self.default_model).parameters) or not hyper_parameters:
             return {}
-        plain = ("network", "network_args", "label_smoothing", "class_weights", "scale_lr")
-        values = {key: hyper_parameters[key] for key in plain if key in hyper_parameters}
-        for key, base in (("optimizer", Optimizer), ("scheduler", LRScheduler)):
-            value = hyper_parameters.get(key)
-            cls = find_class(value["name"], base) if self.command == "fit" and value is not None else None
-            if value is not None and cls is not None:
-                arguments = {name: v for name, v in value.items() if name != "name"}
-                values[key] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
-        if loss := hyper_parameters.get("loss"):
-            cls = loss_class(loss["name"])
-            arguments = {name: value for name, value in loss.items() if name != "name"}
-            values["loss"] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+        classes: dict[str, type] = {"optimizer": Optimizer, "scheduler": LRScheduler} if self.command == "fit" else {}
+        values = {k: v for k, v in hyper_parameters.items() if k not in (*FACTS, "optimizer", "scheduler", "loss")}
+        for key in (*classes, "loss"):
+            arguments = dict(hyper_parameters.get(key) or {})
+            name = arguments.pop("name", None)
+            cls = None if name is None else loss_class(name) if key == "loss" else find_class(name, classes[key])
+            if cls is not None:
+                values[key] = {"class_path": _path(cls), "init_args": arguments}
         usual = parser.get_defaults(skip_validation=True).model
         return {"model": {"class_path": usual.class_path, "init_args": {**usual.init_args.as_dict(), **values}}}
 
@@ -242,3 +227,7 @@ class ClassifierCLI(LightningCLI):
             return getattr(data, name) if name in takes and name not in lacking else takes.get(name)
 
         return take
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,29 +1,29 @@
-"""Which devices, processes and precision a run gets: checked, and fitted to this machine, before Lightning sees them."""
+"""Which devices, processes and precision a run gets: a Trainer is asked before any data are read; then what it does not know."""
 
 import os
 import re
-from difflib import get_close_matches
-from typing import Any
+import warnings
 
 import torch
 from jsonargparse import Namespace
-from lightning.fabric.plugins.environments.lsf import LSFEnvironment
-from lightning.fabric.plugins.environments.mpi import MPIEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
-from lightning.pytorch.strategies import StrategyRegistry
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
 
-from lit_guide.engine.errors import ConfigError, warn
+from lit_guide.engine.errors import ConfigError, did_you_mean, warn
 from lit_guide.engine.machine import ON_CPU, PRECISIONS, usable_cores
 
 PACKAGE = __name__.split(".")[0]
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-STRATEGIES = ("auto", "ddp", "ddp_spawn", "fsdp")
+OFFERED = {
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "strategy": ("auto", "ddp", "ddp_spawn", "fsdp"),
+    "precision": PRECISIONS,
+}
 # What they are called elsewhere; by spelling alone, fp16 would be nearest to bf16-true.
 ALSO_CALLED = {"fp32": "32-true", "float32": "32-true", "fp16": "16-mixed", "float16": "16-mixed", "half": "16-mixed"}
-FUSED = "init_args.optimizer.init_args.fused"
-STARTERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+REFUSALS = (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError)  # what a Trainer raises
 
 
 def fit_to_machine(config: Namespace) -> None:
@@ -39,20 +39,41 @@ def fit_to_machine(config: Namespace) -> None:
         raise ConfigError("--trainer.barebones true takes away the checkpoints and metrics that a run is made of: leave it out.")
     if not isinstance(trainer.accelerator, str):
         return
-    kind = _kind(trainer.accelerator)
-    if kind == "tpu":
-        return
-    count = _count(trainer.devices, kind)
-    _check_strategy(trainer, kind, count)
-    _check_nodes(trainer, count)
-    alone = count == trainer.num_nodes == 1 and trainer.strategy in ("auto", "single_device")
-    if trainer.sync_batchnorm and kind != "cuda" and not alone:
+    cuda = trainer.accelerator != "cpu" and CUDAAccelerator.is_available()
+    name = _settle_strategy(trainer, cuda)
+    asked = {key: trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
+    if not isinstance(trainer.strategy, str) or name == "single_device":  # which takes one of many devices without a word
+        asked["strategy"] = "auto"
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tried = Trainer(
+                **asked, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+            )
+    except REFUSALS as error:
+        typed = " ".join(f"--{key} {value}" for key, value in asked.items() if value not in ("auto", None, 1))
+        raise refused(typed.replace("--num_nodes", "--trainer.num_nodes"), error) from None
+    on_cpu, count, most = isinstance(tried.accelerator, CPUAccelerator), tried.num_devices, max(2, usable_cores())
+    if on_cpu and count > most:
+        raise misfit(f"--devices {count}: there are {most} CPU cores to use at most.")
+    if name == "single_device" and count > 1:
+        raise misfit(f"--strategy single_device with --devices {count}: use --strategy ddp.")
+    if trainer.sync_batchnorm and not cuda and not isinstance(tried.strategy, SingleDeviceStrategy):
         raise misfit("--trainer.sync_batchnorm true works between NVIDIA GPUs only: take it out.")
+    starter = getattr(tried.strategy, "cluster_environment", None)
+    by_hand = {"MASTER_ADDR", "NODE_RANK"} <= set(os.environ) or trainer.plugins
+    if (nodes := trainer.num_nodes) > 1 and isinstance(starter, LightningEnvironment) and not by_hand:
+        raise misfit(  # this one would wait for the others for half an hour
+            f"--trainer.num_nodes {nodes} needs torchrun or srun to start this command on each machine. On all {nodes} of them: "
+            f"torchrun --nnodes {nodes} --nproc-per-node {count} --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29500 "
+            f"-m {PACKAGE} fit ...; or without it: --trainer.num_nodes 1."
+        )
     precision = str(trainer.precision)
-    if kind == "cpu" and precision in ON_CPU:
+    if on_cpu and precision in ON_CPU:
         trainer.precision = ON_CPU[precision]
         warn(f"--precision {precision} is for GPUs: on the CPU {trainer.precision} is used.")
-    elif precision in ("16", "16-mixed") and trainer.gradient_clip_val and config.model.get(FUSED):
+    elif (
+        precision in ("16", "16-mixed") and trainer.gradient_clip_val and config.model.get("init_args.optimizer.init_args.fused")
+    ):
         raise ConfigError(
             "In 16-mixed a fused optimizer can't clip gradients: use --precision bf16-mixed, or --model.optimizer.fused false."
         )
@@ -70,86 +91,33 @@ def misfit(message: str) -> ConfigError:
     return ConfigError(f"{message} {what_is_there()} `lit-guide doctor` says what works here.")
 
 
-def no_precision(given: str) -> ConfigError:
-    """The error for a precision that there is not."""
-    return misfit(f"--precision {given}: there is no such precision. {_nearest(given, PRECISIONS)}")
+def refused(what: str, error: Exception) -> ConfigError:
+    """The error for settings that a Trainer refused; its first two sentences say why."""
+    return misfit(f"{what}: {'. '.join(' '.join(str(error).split()).split('. ')[:2]).rstrip('.!')}.")
 
 
-def _kind(accelerator: str) -> str:
-    """cpu, cuda, mps or tpu."""
-    if accelerator not in ACCELERATORS:
-        raise misfit(f"--accelerator {accelerator}: there is no such accelerator. {_nearest(accelerator, ACCELERATORS)}")
-    there = [name for name, cls in (("mps", MPSAccelerator), ("cuda", CUDAAccelerator)) if cls.is_available()]
-    if accelerator == "auto":
-        return there[0] if there else "cpu"
-    if accelerator == "gpu" and there:
-        return there[0]
-    if accelerator in ("gpu", "cuda", "mps") and accelerator not in there:
-        raise misfit(f"--accelerator {accelerator}: there is none. Use --accelerator cpu or auto.")
-    return accelerator
+def unknown(key: str, given: str, *more: str) -> ConfigError:
+    """The error for an accelerator, strategy or precision that there is not."""
+    offered = OFFERED[key]
+    hint = did_you_mean(ALSO_CALLED.get(given.lower(), given), [*offered, *more], f"Use one of {', '.join(offered)}.")
+    return misfit(f"--{key} {given}: there is no such {key}. {hint}")
 
 
-def _count(devices: Any, kind: str) -> int:
-    """How many devices of this kind are meant."""
-    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, max(2, usable_cores()))
-    text = str(devices).strip("[] ")
-    if text == "auto" or (text == "-1" and kind != "cpu"):
-        return 1 if kind == "cpu" else there
-    if not re.fullmatch(r"\d+(\s*,\s*\d+)*,?", text):
-        raise misfit(f"--devices {text} is no number of devices, such as 2, no list of GPUs, such as 0,2, and not auto.")
-    numbers = [int(number) for number in text.split(",") if number]
-    if isinstance(devices, list) or "," in text:
-        if kind == "cpu":
-            raise misfit(f"--devices {text} is a list, but CPU processes are only counted: --devices {len(numbers)}.")
-        missing = [number for number in numbers if number >= there]
-        if missing or len(set(numbers)) < len(numbers):
-            wrong = f"there is no GPU {missing[0]}, they count from 0" if missing else "a GPU is named twice"
-            raise misfit(f"--devices {text}: {wrong}.")
-        return len(numbers)
-    if numbers[0] == 0:
-        raise misfit("--devices 0: a run needs at least 1.")
-    # Where torchrun starts the processes, each may be shown one GPU only.
-    if numbers[0] > there and not (kind == "cuda" and there == 1 and TorchElasticEnvironment.detect()):
-        raise misfit(f"--devices {numbers[0]}: there are {there} {'CPU cores' if kind == 'cpu' else 'GPUs'} to use at most.")
-    return numbers[0]
-
-
-def _check_strategy(trainer: Namespace, kind: str, count: int) -> None:
-    own_class = not isinstance(trainer.strategy, str)
-    name = str(trainer.strategy.class_path).rpartition(".")[2].removesuffix("Strategy") if own_class else trainer.strategy
-    known = ["auto", *StrategyRegistry.available_strategies()]
-    if not own_class and name not in known:
-        raise misfit(f"--strategy {name}: there is no such strategy. {_nearest(name, STRATEGIES, known)}")
-    if name.lower().startswith("fsdp") and kind != "cuda":
+def _settle_strategy(trainer: Namespace, cuda: bool) -> str:
+    """Refuse names that there are not, and put DDP's usual processes in place of those for notebooks: the strategy's name."""
+    named, known = isinstance(trainer.strategy, str), StrategyRegistry.available_strategies()
+    name: str = trainer.strategy if named else trainer.strategy.class_path.rpartition(".")[2].removesuffix("Strategy")
+    if trainer.accelerator not in OFFERED["accelerator"]:
+        raise unknown("accelerator", trainer.accelerator)
+    if named and name not in ("auto", *known):
+        raise unknown("strategy", name, *known)
+    if name.lower().startswith("fsdp") and not cuda:
         raise misfit(f"--strategy {name} spreads a model over NVIDIA GPUs: use --strategy ddp.")
-    if kind == "mps" and re.match("ddp|fsdp|deepspeed", name.lower()):
-        raise misfit(f"--strategy {name}: an Apple GPU trains in one process, use --strategy auto.")
-    if name == "single_device" and count > 1:
-        raise misfit(f"--strategy single_device with --devices {count}: use --strategy ddp.")
-    if own_class:
-        if trainer.strategy.get("init_args.start_method") is not None:
-            trainer.strategy.init_args.start_method = "popen"
-        return
     # A process that multiprocessing starts brings back its weights only: figures, errors and signals would be lost.
-    trainer.strategy = re.sub("_(spawn|fork|notebook)", "", name)
-    if trainer.strategy != name:
-        warn(f"--strategy {name} is for notebooks: {trainer.strategy} is used, which starts the same processes.")
-
-
-def _check_nodes(trainer: Namespace, count: int) -> None:
-    """Refuse several machines where nothing starts the other ones: this one would wait for them for half an hour."""
-    started = any(starter.detect() for starter in STARTERS) or {"MASTER_ADDR", "NODE_RANK"} <= set(os.environ)
-    if trainer.num_nodes > 1 and not started and not trainer.plugins:
-        nodes = trainer.num_nodes
-        raise misfit(
-            f"--trainer.num_nodes {nodes} needs torchrun or srun to start this command on each machine. On all {nodes} of them: "
-            f"torchrun --nnodes {nodes} --nproc-per-node {count} --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29500 "
-            f"-m {PACKAGE} fit ...; or without it: --trainer.num_nodes 1."
-        )
-
-
-def _nearest(given: str, offered: tuple[str, ...], known: list[str] | None = None) -> str:
-    """Did you mean this, or one of those?"""
-    near = [ALSO_CALLED.get(given.lower(), "")] if given.lower() in ALSO_CALLED else []
-    near += get_close_matches(given.lower(), [*offered, *(known or [])], n=1, cutoff=0.5)
-    return f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(offered)}."
+    if named:
+        trainer.strategy = re.sub("_(spawn|fork|notebook)", "", name)
+        if trainer.strategy != name:
+            warn(f"--strategy {name} is for notebooks: {trainer.strategy} is used, which starts the same processes.")
+    elif trainer.strategy.get("init_args.start_method") is not None:
+        trainer.strategy.init_args.start_method = "popen"
+    return name

@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Collection, Iterable
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -16,8 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide.engine.allowed import how_to_allow, importable, is_allowed
 from lit_guide.engine.config.arguments import CALL, SHORT_FORMS
-from lit_guide.engine.config.devices import no_precision
-from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.config.devices import unknown
+from lit_guide.engine.errors import ConfigError, did_you_mean
 from lit_guide.engine.train.optim import subclasses
 
 PACKAGE = __name__.split(".")[0]
@@ -47,7 +46,7 @@ class Parser(LightningArgumentParser):
         if denied := re.search(r": ([\w.]+) may not be imported", told):
             told += f" {how_to_allow(denied[1])}"
         precision = re.match(r"trainer\.precision is (\S+): expected", told)
-        raise (no_precision(precision[1]) if precision else ConfigError(told)) from None
+        raise (unknown("precision", precision[1]) if precision else ConfigError(told)) from None
 
     def _known_keys(self) -> list[str]:
         keys = [key.replace(".init_args", "") for key in self.get_defaults(skip_validation=True).keys()]  # noqa: SIM118  # a Namespace
@@ -69,6 +68,8 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
     """
     outer = "".join(re.findall(r'^Parser key "([\w.]+)"', message)[:1])
     key = ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))  # of a class inside of another one too
+    if re.search("arguments are required: data$|LightningDataModule( is abstract|' is not allowed)", message):
+        return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
     denied = re.search(r"Importing '(.+?)' is not allowed", message)
     if denied:
         return f"{key}: {denied[1]} may not be imported by a configuration. It may name classes of {', '.join(importable)}."
@@ -79,19 +80,13 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         name = flag or (f"{group}.{option}" if group else f"{key}.{nested}" if key else nested)
         if name in known:  # of the class that was there by default
             return f"{name} is no setting of what was chosen for {name.rpartition('.')[0]}."
-        near = get_close_matches(name, set(known), n=1, cutoff=0.6)
-        hint = f"Did you mean {near[0]}?" if near else f"{prog} --help lists all keys."
-        return f"There is no flag or key {name!r}. {hint}"
-    if message.endswith("arguments are required: data") or "DataModule is abstract" in message:
-        return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
+        return f"There is no flag or key {name!r}. {did_you_mean(name, known, f'{prog} --help lists all keys.')}"
     no_class = re.search(r"Expected a dot import path string: (\w+)$|(?:No subclass|no class).*?'(\w+)'", message, re.MULTILINE)
     if no_class:
         name = no_class[1] or no_class[2]
-        lower = [c.lower() for c in classes]
         # ddp is DDPStrategy's short name: that one takes no settings.
-        near = get_close_matches(name.lower(), lower, n=1) or [c for c in lower if c == f"{name.lower()}strategy"]
-        hint = f" Did you mean {next(c for c in classes if c.lower() == near[0])}?" if near else ""
-        return f"{key}: there is no class {name!r}.{hint}"
+        hint = did_you_mean(f"{name}Strategy" if key == "trainer.strategy" else name, classes)
+        return f"{key}: there is no class {name!r}. {hint}".rstrip()
     if gone := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"{key}: there is no {gone[1]}.{gone[2]}."
     unfit = re.search(r"(?:Expected '[\w.]+' to be|Import path does not correspond to) a subclass of (?:<class ')?(\w+)", message)

@@ -16,15 +16,8 @@ from torch import Tensor
 def random_crop_flip(image_BCHW: Tensor, shift: float, flip: bool) -> Tensor:
     """Shift every image by up to `shift` of its side (zeros move in) and mirror every second one, by one gather.
 
-    The same as torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip(0.5)` drawn for each image.
-
-    Args:
-        image_BCHW: any dtype, any device.
-        shift: largest move as a fraction of the side; 4 pixels of 32 are 0.125.
-        flip: whether to mirror left and right with probability one half.
-
-    Returns:
-        A new tensor of the same shape and dtype.
+    The same as torchvision's `RandomCrop(size, padding)` and `RandomHorizontalFlip(0.5)` drawn for each image; 4 pixels of 32
+    are a shift of 0.125. Any dtype, any device; the result is a new tensor of the same shape and dtype.
     """
     B, C, H, W = image_BCHW.shape
     device = image_BCHW.device
@@ -46,13 +39,10 @@ def random_affine(image_BCHW: Tensor, shift: float, rotate: float, flip: bool) -
     """Turn, shift and (if asked) mirror every image by its own amount, with bilinear sampling and zeros outside.
 
     Args:
-        image_BCHW: floating point, any device.
+        image_BCHW: floating point, any device; the result is a new tensor like it.
         shift: largest move as a fraction of the side.
         rotate: largest turn in degrees, either way.
         flip: whether to mirror left and right with probability one half.
-
-    Returns:
-        A new tensor of the same shape and dtype.
     """
     B, _, H, W = image_BCHW.shape
     draw_4B = torch.rand(4, B, device=image_BCHW.device, dtype=image_BCHW.dtype) * 2 - 1

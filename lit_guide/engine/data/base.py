@@ -20,8 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.engine.data.augment import to_float
-from lit_guide.engine.data.loaders import Split, evaluation_loader, shuffled_loader, training_loader
-from lit_guide.engine.data.samplers import STEP, TrainBatches, run_seed, seed_all, seed_of
+from lit_guide.engine.data.loaders import Split, TrainBatches, evaluation_loader, loader, seed_step, shuffled_loader
 from lit_guide.engine.data.source import IMAGENET, Source, mean_and_std
 from lit_guide.engine.data.splits import stratified_split
 from lit_guide.engine.errors import ConfigError, UserError
@@ -158,14 +157,14 @@ class ImageDataModule(LightningDataModule, ABC):
         epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         progress = trainer.fit_loop.epoch_loop.batch_progress
         batches = self._batches(epoch, 0 if progress.is_last_batch else progress.current.ready)
-        return training_loader(samples, batches, trainer, workers)
+        return loader(samples, trainer, workers, batch_sampler=batches)
 
     def _batches(self, epoch: int = 0, start: int = 0) -> TrainBatches:
         """This process's training batches from a place in the run on."""
         assert self.trainer is not None
         process = self.trainer.global_rank, self.trainer.world_size
         fixed = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]  # Lightning sets it
-        return TrainBatches(len(self.rows["train"]), self.batch_size, run_seed(), *process, self._weights, epoch, start, fixed)
+        return TrainBatches(len(self.rows["train"]), self.batch_size, *process, self._weights, epoch, start, fixed)
 
     @property
     def _weights(self) -> NDArray[np.float64] | None:
@@ -211,10 +210,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Seed what a training step draws, augmentation on the device and dropout, by its place in the run."""
-        self.arrived = time.perf_counter()  # what Guards counts as waiting for data ends here
+        self.arrived = time.perf_counter()  # where waiting for data ends
         trainer = self.trainer
         if trainer is not None and trainer.training:
-            seed_all(seed_of(run_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank, STEP))
+            seed_step(trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank)
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -41,11 +41,7 @@ class Source:
 
 
 def check_classes(names: Sequence[str]) -> None:
-    """Refuse a set with fewer than two classes.
-
-    Raises:
-        UserError: it has.
-    """
+    """Refuse a set with fewer than two classes by a UserError."""
     if len(names) < 2:
         raise UserError(f"The data have {len(names)} class: a classifier needs at least two.")
 

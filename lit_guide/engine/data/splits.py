@@ -7,11 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # What people call the splits.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 SPLITS = tuple(SPLIT_NAMES)
 
 
@@ -79,15 +75,6 @@ def grouped_split(
     The groups are ordered by the hash of their name; then, the largest first, each goes to the split that lacks most of it: for
     each of its classes, the images that the split still lacks as a part of all images of the class. Splits are as near to their
     fractions as whole groups allow.
-
-    Args:
-        labels: class index of each of N rows, int64, shape (N,).
-        groups: the group of each row.
-        fractions: name -> share of the rows; the shares must be >= 0 and sum to 1.
-        seed: the same seed, labels, groups and fractions always give the same split.
-
-    Raises:
-        ValueError: the fractions are negative or do not sum to 1.
     """
     names, shares = list(fractions), _checked_shares(fractions)
     group_names, group_N = np.unique(np.asarray(groups), return_inverse=True)

@@ -4,7 +4,7 @@ Shapes: C channels, H x W pixels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,21 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """A random part of an image, scaled to a square, mirrored by chance, and what torchvision adds to that.
+    """A random part of an image, scaled to a square, mirrored by chance, and what torchvision adds to that."""
 
-    Args:
-        size: pixels of the square.
-        min_area: smallest part of the area that is cut out.
-        flip: whether to mirror with probability one half.
-        extra: a further transform of uint8 images.
-        erase: blacks out a rectangle, by chance.
-    """
-
-    size: int
-    min_area: float
-    flip: bool
-    extra: Callable[[Tensor], Tensor] | None = None
-    erase: Callable[[Tensor], Tensor] | None = None
+    size: int  # pixels of the square
+    min_area: float  # smallest part of the area that is cut out
+    flip: bool  # with probability one half
+    extra: Sequence[Callable[[Tensor], Tensor]] = ()  # further transforms of uint8 images
 
     def __call__(self, image_CHW: Tensor) -> Tensor:
         """(C, H, W) uint8 -> (C, size, size) uint8."""
@@ -37,9 +28,9 @@ class TrainTransform:
         image_CHW = resize(image_CHW[:, top : top + height, left : left + width], self.size, self.size)
         if self.flip and torch.rand(()) < 0.5:
             image_CHW = image_CHW.flip(2)
-        if self.extra is not None:
-            image_CHW = self.extra(image_CHW)
-        return image_CHW if self.erase is None else self.erase(image_CHW)
+        for transform in self.extra:
+            image_CHW = transform(image_CHW)
+        return image_CHW
 
 
 @dataclass(frozen=True)
@@ -47,13 +38,9 @@ class EvalTransform:
     """The centre of an image: scaled so that its shorter side is `size / crop`, then cut to a square.
 
     As torchvision's `Resize` and `CenterCrop` do it, with which published weights were evaluated.
-
-    Args:
-        size: pixels of the square.
-        crop: its side, divided by the shorter side of the scaled image.
     """
 
-    size: int
+    size: int  # pixels of the square
     crop: float
 
     def __call__(self, image_CHW: Tensor) -> Tensor:
@@ -85,13 +72,7 @@ def random_box(height: int, width: int, min_area: float) -> tuple[int, int, int,
 
 
 def resize_shorter(image_CHW: Tensor, side: int, enlarge: bool = True) -> Tensor:
-    """Scale an image so that its shorter side has `side` pixels, antialiased; the longer one is rounded down, as torchvision's.
-
-    Args:
-        image_CHW: uint8.
-        side: pixels.
-        enlarge: whether a smaller image is scaled up.
-    """
+    """Scale an image, uint8, so that its shorter side has `side` pixels; the longer one is rounded down, as torchvision's."""
     _, H, W = image_CHW.shape
     shorter = min(H, W)
     if shorter == side or (shorter < side and not enlarge):

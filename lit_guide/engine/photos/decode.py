@@ -8,7 +8,6 @@ import io
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +55,7 @@ def decode(path: Path | str, mode: str = "RGB") -> Tensor:
 
 
 def read_bytes(path: Path | str) -> Bytes:
-    """A file's content, (bytes,) uint8.
-
-    Raises:
-        UnreadableImageError: it is missing or empty.
-    """
+    """A file's content, (bytes,) uint8; UnreadableImageError if it is missing, empty, or far too large."""
     try:
         about = Path(path).stat()
         if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
@@ -82,11 +77,8 @@ def read_bytes(path: Path | str) -> Bytes:
 def decode_bytes(data: Bytes, mode: str = "RGB", brightness: bool = False) -> Tensor:
     """`decode` for a file that has been read.
 
-    Args:
-        data: the file.
-        mode: what the channels shall be: L, RGB or RGBA.
-        brightness: of RGB the brightness alone will do, (1, H, W), where that is faster: all data of a JPEG are read, and judged,
-            just the same, but its colours take a quarter of the time.
+    With `brightness`, that of RGB alone will do, (1, H, W), where it is faster: all data of a JPEG are read, and judged, just the
+    same, but its colours take a quarter of the time.
     """
     start = data[:32].tobytes()
     jpeg = start.startswith(JPEG)
@@ -130,11 +122,7 @@ def image_mode(data: Bytes) -> str:
 
 
 def find_images(paths: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    """Expand folders into the image files below them.
-
-    Returns:
-        The files in order, and path -> reason for those that are not there or hold no image.
-    """
+    """Expand folders into the image files below them; and path -> reason for those that are not there or hold no image."""
     Image.init()
     endings = set(Image.EXTENSION) - NO_IMAGES
     files: list[Path] = []
@@ -177,8 +165,7 @@ def _orientation_is_odd(data: Bytes) -> bool:
 
 
 def _with_torchvision(data: Tensor, jpeg: bool, channels: ImageReadMode) -> Tensor:
-    decode_it = partial(decode_jpeg, apply_exif_orientation=True) if jpeg else decode_webp
-    image_CHW: Tensor = decode_it(data, mode=channels)
+    image_CHW: Tensor = decode_jpeg(data, channels, apply_exif_orientation=True) if jpeg else decode_webp(data, channels)
     return image_CHW
 
 

@@ -5,10 +5,10 @@ Shapes: B images a batch, C = 3 channels, H x W pixels, K classes, N files.
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,12 +23,12 @@ from lit_guide.engine.data.source import Source, check_classes
 from lit_guide.engine.data.splits import grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
-from lit_guide.engine.photos.cache import Kind, open_files
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
-from lit_guide.engine.photos.dataset import ImageDataset
-from lit_guide.engine.photos.listing import Listing, check_rows, groups_of, shown
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, check_rows, groups_of, shown
+from lit_guide.engine.photos.known import examine_once
+from lit_guide.engine.tables import gone, load
 
-AUTO_AUGMENT = {"none": None, "randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
+AUTO_AUGMENT = {"none": [], "randaugment": [v2.RandAugment], "trivialaugment": [v2.TrivialAugmentWide]}
 MOST_WORKERS = 16  # with more, the process that gathers their batches is what is waited for
 
 
@@ -54,6 +54,7 @@ class PhotoData(ImageDataModule):
         cache_dir: where a disk cache and what was checked are kept; ~/.cache/lit-guide if null.
     """
 
+    caches: ClassVar[Mapping[str, str]] = {}  # kind -> module:function of the part; the table is lit_guide.data's
     on_disk = True  # whether the paths of the listing are files
     folder: Path | None = None  # where the files are; None where moving one away would leave a gap in a list of them
 
@@ -68,7 +69,7 @@ class PhotoData(ImageDataModule):
         statistics: Literal["compute", "imagenet"] = "imagenet",
         group_pattern: str | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
-        cache: Kind = "none",
+        cache: Literal["none", "ram", "disk"] = "none",
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -82,6 +83,8 @@ class PhotoData(ImageDataModule):
             raise ConfigError(f"data.group_pattern is no regular expression: {error}.") from None
         if self.group_pattern is not None and self.group_pattern.groups != 1:
             raise ConfigError(f"data.group_pattern {group_pattern} must have one group in brackets, such as (patient\\d+)_.")
+        if part := gone(self.caches).get(cache):
+            raise ConfigError(f"data.cache {cache} needs the part {part}, which this project does not have: --data.cache none.")
         self.size = int(image_size)
         self.crop: float | None = crop
         self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
@@ -100,8 +103,7 @@ class PhotoData(ImageDataModule):
             UserError: the set comes split, and a split has a class that train lacks.
         """
         listing = self.scan()
-        given = listing.rows or {}
-        for name, rows in given.items():
+        for name, rows in (given := listing.rows or {}).items():
             strange = np.setdiff1d(listing.labels_N[rows], listing.labels_N[given["train"]])
             if len(strange):
                 classes = shown([listing.class_names[k] for k in strange])
@@ -117,7 +119,11 @@ class PhotoData(ImageDataModule):
         listing = self.listing
         for note in listing.notes:
             warn(note)
-        examined, images = open_files(listing.root, listing.paths, self.cache, self.resized_side, self.cache_dir)
+        if self.cache == "none":
+            examined, read = examine_once(listing.root, listing.paths, self.cache_dir), None
+        else:
+            decode_once = load(self.caches)[self.cache]
+            examined, read = decode_once(listing.root, listing.paths, self.resized_side, self.cache_dir)
         if examined.bad:
             names = shown([f"{listing.root / listing.paths[index]}: {reason}" for index, reason in examined.bad.items()])
             if len(examined.bad) == len(listing.paths):
@@ -130,20 +136,20 @@ class PhotoData(ImageDataModule):
                     f"Mend them, {away}, or train on the rest with --data.on_bad_image skip."
                 )
             warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
-        good_N = np.ones(len(listing.paths), dtype=bool)
-        good_N[list(examined.bad)] = False
-        rows = self.divide(good_N, examined.duplicates)
+        rows = self.divide(examined.bad, examined.duplicates)
         check_rows(listing, rows, self.fractions, examined.duplicates, self.group_pattern)
-        dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), read=images)
+        dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), read=read)
         return Source(dataset, listing.labels_N, listing.class_names, rows)
 
-    def divide(self, good_N: NDArray[np.bool_], duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
+    def divide(self, bad: Iterable[int] = (), duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
         """The rows of each split, without the bad ones; what the set does not come with is cut from train.
 
         Args:
-            good_N: which files can be used.
+            bad: files that can't be used.
             duplicates: groups of equal files. Where train is divided here, and not by `group_pattern`, a group stays together.
         """
+        good_N = np.ones(len(self.listing.paths), dtype=bool)
+        good_N[list(bad)] = False
         given = {name: rows[good_N[rows]] for name, rows in (self.listing.rows or {}).items()}
         row_T = given.pop("train") if "train" in given else np.flatnonzero(good_N)
         shares = {name: share for name, share in self.fractions.items() if name not in given}
@@ -169,14 +175,8 @@ class PhotoData(ImageDataModule):
 
     def train_transform(self) -> Callable[[Tensor], Tensor]:
         """What is done to a training image."""
-        extra = AUTO_AUGMENT[self.auto_augment]
-        return TrainTransform(
-            self.size,
-            self.min_area,
-            self.flip,
-            extra() if extra is not None else None,
-            v2.RandomErasing(float(self.erasing)) if self.erasing else None,
-        )
+        erasing = [v2.RandomErasing(float(self.erasing))] if self.erasing else []
+        return TrainTransform(self.size, self.min_area, self.flip, [kind() for kind in AUTO_AUGMENT[self.auto_augment]] + erasing)
 
     @property
     def resized_side(self) -> int:

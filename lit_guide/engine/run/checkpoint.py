@@ -1,19 +1,22 @@
 """Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line."""
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import yaml
 from lightning.pytorch import LightningModule
 
-from lit_guide.engine.allowed import how_to_allow, is_allowed
+from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
 from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run.weights import SUFFIX, read_weights
 
 M = TypeVar("M", bound=LightningModule)
+NAMED = ("network", "optimizer", "scheduler", "loss")  # hyperparameters that are a class by name
 CODE = ("class_path", "_class_path", "_instantiator")  # keys by which jsonargparse and Lightning would import what is named
 
 
@@ -86,8 +89,7 @@ def check_hyper_parameters(checkpoint: Mapping[str, Any], model: type[LightningM
             f"{_alternative(Path(path), needed='hyper_parameters')}"
         )
     # `weights` is no key of a checkpoint of ours: it would start a download.
-    strange = [key for key in saved if key not in takes or key == "weights"]
-    if strange:
+    if strange := [key for key in saved if key not in takes or key == "weights"]:
         raise UserError(
             f"{path} was refused: its hyperparameters hold {strange[0]!r}, which {model.__name__} does not take. "
             "If it is of another class, give that with --model CLASS. Nothing that it names was imported."
@@ -104,15 +106,21 @@ def load_model(path: str | Path, model: type[M]) -> tuple[M, dict[str, Any]]:
     """
     checkpoint = read_checkpoint(path)
     check_hyper_parameters(checkpoint, model, path)
+    what = f"hyperparameters do not fit {model.__name__}"
     try:
         built = model(**checkpoint["hyper_parameters"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: its hyperparameters do not fit {model.__name__}: {error}") from None
-    try:
+        what = "weights do not fit the network it names"
         built.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"{path}: its weights do not fit the network it names: {error}") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its {what}: {error}") from None
     return built.float().eval(), checkpoint
+
+
+def model_of(run_dir: Path | None, usual: type[LightningModule], named: str | None = None) -> type[LightningModule]:
+    """The class of a run's model: the one that is named, or that its config.yaml names, else the usual one."""
+    config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")) if run_dir is not None else {}
+    path = named or ((config or {}).get("model") or {}).get("class_path")
+    return usual if path is None else import_class(path, LightningModule, "model")
 
 
 def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str | Path) -> None:
@@ -128,28 +136,18 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
         ConfigError: another network or input size.
     """
     saved = checkpoint["hyper_parameters"]
-    if "class_names" in saved and "class_names" in now:
-        check_classes(checkpoint, now["class_names"], path)
+    trained, given = saved.get("class_names"), now.get("class_names")
+    if trained is not None and given is not None and list(trained) != list(given):
+        raise UserError(
+            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
+            f"  data ({len(given)}): {', '.join(given)}\nUse the data it was trained on, or train anew."
+        )
     for key in {"network", "network_args", "input_shape"} & set(saved) & set(now):
         if saved[key] != now[key]:
             raise ConfigError(
-                f"{path} was trained with {key} {saved.get(key)}, but {now[key]} is given. "
+                f"{path} was trained with {key} {saved[key]}, but {now[key]} is given. "
                 f"Take {'data.image_size' if key == 'input_shape' else f'model.{key}'} back, or train anew."
             )
-
-
-def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], path: str | Path) -> None:
-    """Refuse to use a checkpoint on data with other classes.
-
-    Raises:
-        UserError: with both lists.
-    """
-    trained = list(checkpoint["hyper_parameters"]["class_names"])
-    if trained != list(class_names):
-        raise UserError(
-            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
-            f"  data ({len(class_names)}): {', '.join(class_names)}\nUse the data it was trained on, or train anew."
-        )
 
 
 def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
@@ -158,22 +156,13 @@ def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
         if not _is_plain({key: value}):
             return f"its hyperparameter {key!r} is no plain value"
         name = value.get("name") if isinstance(value, dict) else value
-        if key in ("optimizer", "scheduler", "loss") and value is not None and not _is_class_name(name):
-            return f"its hyperparameter {key!r} is {str(name)!r}, {_not_taken(name)}"
-        if key == "network" and not _is_class_name(name):
-            return f"its network {str(value)!r} is {_not_taken(name)}"
+        # A bare name imports nothing; of paths, those are allowed that may be imported.
+        known = isinstance(name, str) and (name.isidentifier() or ("." in name and is_allowed(name)))
+        if key in NAMED and value is not None and not known:
+            is_path = all(part.isidentifier() for part in str(name).split("."))
+            why = f"of a package that may not be imported ({how_to_allow(str(name))})" if is_path else "not the name of a class"
+            return f"its hyperparameter {key!r} is {str(name)!r}, {why}"
     return ""
-
-
-def _is_class_name(name: Any) -> bool:
-    """Whether this is a bare name, which imports nothing, or the path of a class that may be imported."""
-    return isinstance(name, str) and (name.isidentifier() or ("." in name and is_allowed(name)))
-
-
-def _not_taken(name: Any) -> str:
-    """Why a name is not taken."""
-    is_path = isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
-    return f"of a package that may not be imported ({how_to_allow(name)})" if is_path else "not the name of a class"
 
 
 def _is_plain(value: Any) -> bool:
@@ -189,11 +178,8 @@ def _in_brackets(reason: str) -> str:
 
 
 def _alternative(path: Path, needed: str = "state_dict") -> str:
-    others = [p for p in sorted(path.parent.glob("*.ckpt"), key=lambda p: -p.stat().st_mtime) if p != path]
-    for other in others:
-        try:
+    for other in sorted({*path.parent.glob("*.ckpt")} - {path}, key=lambda other: -other.stat().st_mtime):
+        with suppress(Exception):  # whatever is wrong with that one, it is not the one to offer
             if needed in torch.load(other, map_location="meta", weights_only=True):
                 return f" Use {other} instead."
-        except Exception:  # whatever is wrong with that one, it is not the one to offer
-            continue
     return " Use another checkpoint, or train anew."

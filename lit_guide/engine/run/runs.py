@@ -40,10 +40,8 @@ def started_by_lightning() -> bool:
 def enter_run_dir(path: Path) -> None:
     """Take a run directory for this run alone, until it is over or killed, and tell the processes that Lightning will start.
 
-    The lock is on the directory itself, so that nothing is left behind. It holds among the processes of this machine.
-
-    Raises:
-        ConfigError: another run trains in it.
+    The lock is on the directory itself, so that nothing is left behind. It holds among the processes of this machine; where
+    another run has it, that is a ConfigError.
     """
     if is_first():
         os.environ[RUN_DIR_VARIABLE] = str(path)
@@ -75,12 +73,9 @@ def _is_first_of_all() -> bool:
 
 
 def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
-    """Make the directory of a new training run and take it for this run alone.
+    """Make the directory of a new training run and take it for this run alone: `run_dir`, or else `runs/<name>/<timestamp>`.
 
-    Args:
-        run_dir: where the user wants it; None for `runs/<name>/<timestamp>`.
-        name: the middle part of the default.
-        resume: whether `run_dir` may hold a run that broke off before its first checkpoint; it starts anew.
+    With `resume` it may hold a run that broke off before its first checkpoint, which starts anew.
 
     Returns:
         An absolute path that exists, can be written to, and holds an empty `checkpoints/`.
@@ -97,8 +92,7 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
     if len(Path(name).parts) != 1 or name in (".", ".."):
         raise ConfigError(f"--name {name!r} must be a plain name: it becomes runs/<name>/<timestamp>.")
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    path = Path(run_dir) if run_dir is not None else RUNS / name / stamp
-    path = path.absolute()
+    path = (Path(run_dir) if run_dir is not None else RUNS / name / stamp).absolute()
     if not _is_first_of_all():
         enter_run_dir(path)
         return path
@@ -133,11 +127,7 @@ def release_run_dir(path: Path) -> None:
 
 
 def make_results_dir(path: Path, flag: str = "--run_dir") -> None:
-    """Make the directory that an evaluation or an export writes to; it may be there already. `flag` is what names it.
-
-    Raises:
-        UserError: it can't be made.
-    """
+    """Make the directory that an evaluation or an export writes to, if it is not there already. `flag` is what names it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -145,11 +135,7 @@ def make_results_dir(path: Path, flag: str = "--run_dir") -> None:
 
 
 def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> None:
-    """Fail now, not at the first checkpoint, where `path` can't be written to or has fewer than `needed` bytes free.
-
-    Raises:
-        UserError: with the reason and the free space.
-    """
+    """Fail now, not at the first checkpoint, where `path` can't be written to or has fewer than `needed` bytes free."""
     try:
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"x" * 4096)
@@ -164,13 +150,7 @@ def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> N
 
 
 def find_run(run: str, checkpoint: Path = BEST) -> Path:
-    """The directory that `--run DIR` or `--run latest` means.
-
-    `latest` is the newest run below `runs/` that has a checkpoint.
-
-    Raises:
-        ConfigError: there is no such run, or it has no checkpoint yet.
-    """
+    """The directory that `--run DIR` means, or `--run latest`: the newest run below `runs/` that has a checkpoint."""
     if run == "latest":
         found = [path.parent.parent for path in RUNS.rglob(checkpoint.as_posix())]
         found = [path for path in found if (path / "config.yaml").is_file()]
@@ -224,12 +204,9 @@ def write_atomic(path: Path, text: str) -> None:
 def read_results(run_dir: Path) -> dict[str, Any]:
     """The run's results.json, empty where there is none yet."""
     path = run_dir / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return results
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def update_results(run_dir: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Set sections of the run's results.json and keep the others; returns the whole."""
-    results = {**read_results(run_dir), **sections}
-    write_atomic(run_dir / "results.json", json.dumps(results, indent=2) + "\n")
-    return results
+def update_results(run_dir: Path, sections: Mapping[str, Any]) -> None:
+    """Set sections of the run's results.json and keep the others."""
+    write_atomic(run_dir / "results.json", json.dumps({**read_results(run_dir), **sections}, indent=2) + "\n")

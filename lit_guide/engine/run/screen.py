@@ -26,12 +26,9 @@ def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
 
 
 def print_closing(run_dir: Path, results: Mapping[str, Any], missing: Sequence[str] = ()) -> None:
-    """The table at the end of `fit`: test metrics, exports, where everything is, and what to type next.
+    """The end of `fit`: test metrics and exports of results.json, where everything is, and what to type next.
 
-    Args:
-        run_dir: the run directory.
-        results: what its results.json holds.
-        missing: what the model lacks for exports and predictions, and how to add it.
+    `missing` is what the model lacks for exports and predictions, and how to add it.
     """
     if results.get("test"):
         print_metrics("Test", {k: v for k, v in results["test"].items() if isinstance(v, float)})
@@ -57,6 +54,5 @@ def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
         if "error" in entry:
             rows.append((entry["format"], None, None, Text(entry["error"], "red")))
         else:
-            size = f"{entry['bytes'] / 1e3:.0f} kB"
-            rows.append((entry["format"], entry["path"], size, f"{entry['max_abs_diff']:.1e}"))
+            rows.append((entry["format"], entry["path"], f"{entry['bytes'] / 1e3:.0f} kB", f"{entry['max_abs_diff']:.1e}"))
     print_table("Exports", ("format", "file", "size", "max abs difference"), rows)

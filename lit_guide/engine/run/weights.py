@@ -18,15 +18,7 @@ SUFFIX = ".safetensors"
 
 
 def write_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint's weights, its hyperparameters as JSON beside them in the file's header.
-
-    Args:
-        checkpoint: as `read_checkpoint` returns it; hyperparameters are left out where JSON can't hold them.
-        path: the file; it gets its name when it is whole.
-
-    Raises:
-        UserError: it could not be written.
-    """
+    """Write a checkpoint's weights, its hyperparameters as JSON beside them in the file's header, unless JSON can't hold them."""
     # Cloned: safetensors refuses tensors that share memory, as tied weights do, and other layouts, such as channels_last.
     weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint["state_dict"].items()}
     about = {"version": __version__, "crop": json.dumps(checkpoint.get("crop"))}

@@ -15,12 +15,10 @@ from lit_guide.engine.train.writer import CheckpointWriter
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint with one file, best.ckpt, in the directory of a run that may have been moved.
+    """ModelCheckpoint with one file, best.ckpt, of the lowest `monitor`, in the directory of a run that may have been moved.
 
-    Args:
-        run_dir: the run directory.
-        continued: whether this goes on with that run; a new run that starts from a checkpoint has a best of its own.
-        monitor: the metric that is to be lowest; where the model does not log it, the latest checkpoint is kept.
+    `continued` is whether this goes on with that run; a new run that starts from a checkpoint has a best of its own. Where the
+    model does not log `monitor`, the latest checkpoint is kept.
     """
 
     def __init__(self, run_dir: Path, continued: bool = False, monitor: str = "val/loss") -> None:
@@ -60,12 +58,8 @@ class LastCheckpoint(Checkpoint):
     It is saved only where Lightning comes back to the same place: after a step and the validation that follows it, and at an
     epoch's last batch when the epoch has ended; not while gradients are accumulated. What is due earlier waits for that.
 
-    Args:
-        run_dir: the run directory.
-        stop: tells when to stop.
-        every_n_steps: optimizer steps between two saves in the middle of an epoch; None: only when it ends.
-        start: the step that the run goes on from, as this process sees it.
-        validated: whether there is anything to validate on.
+    `every_n_steps` are the optimizer steps between two saves in the middle of an epoch; None: only when it ends. `start` is the
+    step that the run goes on from, as this process sees it, and `validated` whether there is anything to validate on.
     """
 
     def __init__(
@@ -73,20 +67,14 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         self.path = run_dir / "checkpoints" / "last.ckpt"
         self.stop, self.every_n_steps, self.start, self.validated = stop, every_n_steps, start, validated
-        self._due = False
-        self._held = False  # the run is to end, but gradients are being accumulated
+        self._due, self._held = False, False  # held: the run is to end, but gradients are being accumulated
         self._saved = -1  # the batch, counted over all epochs, after which last.ckpt was saved
-        self._max_steps = -1
         # What a checkpoint knows and Lightning does not restore: schedules and callbacks look at the last validation's loss.
         self._val_loss: float | None = None
         self._plateau_due = False  # ReduceLROnPlateau is told after the epoch's checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that all processes go on from the same place: a directory may be shared by none, or lag behind on one machine.
-
-        Raises:
-            UserError: they do not.
-        """
+        """See that all processes go on from the same place: a directory may be shared by none, or lag behind on one machine."""
         if stage == "fit" and trainer.world_size > 1:
             found: list[Any] = [None] * trainer.world_size
             distributed.all_gather_object(found, self.start)
@@ -114,19 +102,16 @@ class LastCheckpoint(Checkpoint):
         self._stop_if_agreed(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save if it is time to and the place is right."""
+        """Save if it is time to."""
         stopping = self.stop.vote(trainer)
         if self.every_n_steps and not _accumulating(trainer) and trainer.global_step % self.every_n_steps == 0:
             self._due = True
-        if self._wanted(trainer, stopping) and not self._validates(trainer):
-            self._save_in_between(trainer, stopping)
+        self._save_in_between(trainer, stopping, after_step=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise, in the middle of an epoch."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
-            stopping = self.stop.vote(trainer, at_once=True)
-            if self._wanted(trainer, stopping):
-                self._save_in_between(trainer, stopping)
+            self._save_in_between(trainer, self.stop.vote(trainer, at_once=True))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save a whole epoch; one that was broken off is saved already."""
@@ -165,18 +150,19 @@ class LastCheckpoint(Checkpoint):
             return False
         return ((loop.batch_idx if every else loop.total_batch_idx) + 1) % trainer.val_check_batch == 0
 
-    def _wanted(self, trainer: Trainer, stopping: int) -> bool:
-        """Whether something is to be saved here, between two batches of an epoch, and can be."""
+    def _save_in_between(self, trainer: Trainer, stopping: int, after_step: bool = False) -> None:
+        """Save between two batches of an epoch, and stop, if that is due and the place is right."""
         if _accumulating(trainer):
             self._held, trainer.should_stop = self._held or trainer.should_stop, False
-            return False
+            return
         if self._held:
             self._held, trainer.should_stop = False, True
         # Where the run ends but not this epoch, it can be gone on with.
-        ending = _may_end(trainer) or trainer.global_step == trainer.max_steps
-        return (self._due or stopping > 0 or ending) and not trainer.is_last_batch
-
-    def _save_in_between(self, trainer: Trainer, stopping: int) -> None:
+        ending = trainer.global_step == trainer.max_steps
+        if trainer.should_stop:  # by early stopping or the time limit, unless a minimum stands against it
+            ending |= trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+        if trainer.is_last_batch or not (self._due or stopping or ending) or (after_step and self._validates(trainer)):
+            return
         if self._saved != trainer.fit_loop.total_batch_idx:
             self._save(trainer)
         if stopping:
@@ -196,15 +182,7 @@ class LastCheckpoint(Checkpoint):
 
 def _accumulating(trainer: Trainer) -> bool:
     """Whether the optimizer's step is still to come, after this batch."""
-    every = trainer.accumulate_grad_batches
-    return every > 1 and not trainer.is_last_batch and (trainer.fit_loop.batch_idx + 1) % every != 0
-
-
-def _may_end(trainer: Trainer) -> bool:
-    """Whether something such as early stopping or the time limit ends the run, and no minimum stands against it."""
-    if not trainer.should_stop:
-        return False
-    return trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+    return (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
 
 
 def _step_plateau(trainer: Trainer) -> None:

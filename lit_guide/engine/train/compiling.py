@@ -18,8 +18,7 @@ def compile_in_place(network: nn.Module, device: torch.device) -> None:
     try:
         torch.compile(_something)(torch.zeros(8, device=device))
     except Exception as error:  # whatever torch's compiler raises where one of its tools is missing
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"--model.compile true: torch.compile does not work here: {reason}\nIt needs {needed}. "
                         "Install it, or leave --model.compile out.") from None  # fmt: skip
     network.compile()

@@ -3,14 +3,13 @@
 import errno
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from lit_guide.engine.errors import UserError
+from lit_guide.engine.errors import UserError, causes
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.guards import Guards
@@ -30,36 +29,34 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
     """
     if isinstance(error, UserError):
         return None
-    causes = [*_chain(error)]
-    if told := [cause for cause in causes if isinstance(cause, UserError)]:
+    chain = [*causes(error)]
+    if told := [cause for cause in chain if isinstance(cause, UserError)]:
         return told[0]
-    text = "\n".join(f"{type(cause).__name__}: {cause}" for cause in causes)
-    root = Path(trainer.default_root_dir)
+    text = "\n".join(f"{type(cause).__name__}: {cause}" for cause in chain)
+    codes = {cause.errno for cause in chain if isinstance(cause, OSError)}
+    root, batch_size = Path(trainer.default_root_dir), int(getattr(datamodule, "batch_size", 1))
     go_on = f" {runs.how_to_go_on(root)}".rstrip()
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
-    guards = [callback for callback in callbacks if isinstance(callback, Guards)]
+    guards = next((callback for callback in callbacks if isinstance(callback, Guards)), None)
     if guards and (operation := re.search(r"Function '(\w+)' returned nan values", text)):
-        return guards[0].not_finite(trainer, guards[0].bad_loss or 0.0, operation=operation[1])
+        return guards.not_finite(trainer, guards.bad_loss or 0.0, operation=operation[1])
     if "in loading state_dict" in text:
         return UserError(f"{trainer.ckpt_path}: its weights do not fit the network it names: {error}")
-    codes = {cause.errno for cause in causes if isinstance(cause, OSError)}
-    loader_died, killed_by = "DataLoader worker (pid" in text, re.search(r"killed by signal: ([\w ]+)", text)
-    workers = getattr(datamodule, "loader_processes", 0)
-    if re.search(SHARED, text) and (
-        loader_died or errno.ENOSPC in codes or re.search("No space left|insufficient|unable to", text)
-    ):
+    loader_died, workers = "DataLoader worker (pid" in text, getattr(datamodule, "loader_processes", 0)
+    if re.search(SHARED, text) and (loader_died or re.search("No space left|insufficient|unable to", text)):
         there = f" (/dev/shm has {shutil.disk_usage('/dev/shm').total / 1e6:.0f} MB)" if Path("/dev/shm").is_dir() else ""
         return UserError(
             f"The loader processes ({workers}) ran out of shared memory{there}. Make it larger (docker run --shm-size=8g), "
-            f"or use --data.num_workers {workers // 2}, or --data.batch_size {max(1, _batch_size(datamodule) // 2)}.{go_on}"
+            f"or use --data.num_workers {workers // 2}, or --data.batch_size {max(1, batch_size // 2)}.{go_on}"
         )
     if loader_died:
-        why = killed_by[1] if killed_by and killed_by[1] != "Killed" else "most likely because memory ran out"
+        killed_by = re.search(r"killed by signal: (?!Killed)([\w ]+)", text)
+        why = killed_by[1] if killed_by else "most likely because memory ran out"
         return UserError(
             f"A loader process was killed: {why}. Use --data.num_workers {workers // 2} in place of {workers}.{go_on}"
         )
-    if any(isinstance(cause, MemoryError | torch.OutOfMemoryError) for cause in causes) or re.search(MEMORY, text, re.IGNORECASE):
-        return UserError(_out_of_memory(text, trainer, datamodule))
+    if any(isinstance(cause, MemoryError | torch.OutOfMemoryError) for cause in chain) or re.search(MEMORY, text, re.IGNORECASE):
+        return UserError(_out_of_memory(text, trainer, datamodule, batch_size))
     if trainer.world_size > 1 and re.search(PEERS, text, re.IGNORECASE) and re.search(GONE, text, re.IGNORECASE):
         return UserError(f"Another process of this run ended or can't be reached: its own message says why.{go_on}")
     if codes & FULL or "file write failed" in text:
@@ -67,8 +64,8 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
     return None
 
 
-def _out_of_memory(text: str, trainer: Trainer, datamodule: LightningDataModule) -> str:
-    batch_size, accumulated = _batch_size(datamodule), trainer.accumulate_grad_batches
+def _out_of_memory(text: str, trainer: Trainer, datamodule: LightningDataModule, batch_size: int) -> str:
+    accumulated, root = trainer.accumulate_grad_batches, Path(trainer.default_root_dir)
     asked = re.search(r"allocate ([\d.]+) ?(bytes|[KMGT]i?B)", text)
     size = f"{int(asked[1]) / 2**30:.1f} GiB" if asked and asked[2] == "bytes" else f"{asked[1]} {asked[2]}" if asked else ""
     more = f", when {size} more were needed" if size else ""
@@ -83,17 +80,6 @@ def _out_of_memory(text: str, trainer: Trainer, datamodule: LightningDataModule)
         as_now = "as now" if then == now else f"now {now}"
         with_half = f"{half} --trainer.accumulate_grad_batches {accumulated * 2}"
         return f"{failed} Half of it at a time needs less: {with_half} ({then} images a step on each device, {as_now})."
-    root = Path(trainer.default_root_dir)
     scoring = step in ("validate", "test") and (root / runs.BEST).is_file()
     again = command(step, "--run", str(root)) + " " if scoring else ""
     return f"{failed} Use {again}{half}."
-
-
-def _batch_size(datamodule: LightningDataModule) -> int:
-    return int(getattr(datamodule, "batch_size", 1))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,12 @@ from torch.nn.utils import get_total_norm
 
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.machine import command
-from lit_guide.engine.photos.listing import joined, shown
+from lit_guide.engine.photos.dataset import joined, shown
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import best_checkpoint
 
 RUNNING = ("running_mean", "running_var")  # BatchNorm's; other buffers may hold -inf on purpose
+BATCHES = {"cpu": 1}  # after so many batches their losses are read at the latest; on other devices 1000
 
 
 class Step(NamedTuple):
@@ -42,13 +43,9 @@ class Guards(Callback):
     kept on the device, and read as soon as one that is logged is not finite, or after 1000 batches, and when the epoch ends.
     Weights are looked at when an epoch ends and before a checkpoint is written. Gradients are not: those that are not finite
     break the weights, and so the loss of the next step.
-
-    Args:
-        every: batches after which the losses are read at the latest; None: as said above.
     """
 
-    def __init__(self, every: int | None = None) -> None:
-        self.every = every
+    def __init__(self) -> None:
         self._every, self._loss_L, self._unread = 1, torch.zeros(1), 0
         self._steps: deque[Step] = deque()
         self._first = True  # until the first backward pass
@@ -57,79 +54,72 @@ class Guards(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare for the device."""
         device = trainer.strategy.root_device
-        self._every = self.every or (1 if device.type == "cpu" else 1000)
+        self._every = BATCHES.get(device.type, 1000)
         self._loss_L, self._unread = torch.zeros(self._every, device=device), 0
         self._steps = deque(maxlen=self._every + trainer.accumulate_grad_batches)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the batch."""
+        if self._unread == self._every > 1:  # the batch before had no loss
+            self._read(trainer)
         rate = next((group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups), 0.0)
         self._steps.append(Step(trainer.global_step, trainer.current_epoch, batch_idx, rate))
+        self._unread += 1
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Stop on a loss that is not finite, before it is learnt from."""
-        if self._every == 1 and not math.isfinite(value := loss.item()):
+        """Stop on a loss that is not finite, before it is learnt from; or keep it where it is not looked at yet."""
+        if self._every > 1:
+            self._loss_L[self._unread - 1] = loss.detach()
+        elif not math.isfinite(value := loss.item()):
             if not torch.is_anomaly_enabled():
                 raise self.not_finite(trainer, value)
             self.bad_loss = value
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop if the first backward pass left out parameters that DDP waits for."""
+        """Read the losses if it is time to; stop if the first backward pass left out parameters that DDP waits for."""
         if self.bad_loss is not None:
             raise self.not_finite(trainer, self.bad_loss)
+        if self._every > 1 and (self._unread == self._every or not _logged_is_finite(trainer)):
+            self._read(trainer)
         if self._first:
-            self._first = False
-            _check_unused(trainer, pl_module)
+            self._first, ddp = False, trainer.strategy.model
+            waits = isinstance(ddp, DistributedDataParallel) and not (ddp.find_unused_parameters or ddp.static_graph)
+            unused = [name for name, weight in pl_module.named_parameters() if weight.requires_grad and weight.grad is None]
+            if waits and unused:
+                raise UserError(
+                    f"{len(unused)} parameters of the network have no part in the loss, and DDP would wait for their gradients:\n"
+                    f"{shown(unused)}\nTake them out of the network, or use --strategy ddp_find_unused_parameters_true."
+                )
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep the loss where it is not looked at yet."""
-        if self._every > 1 and isinstance(outputs, Mapping) and "loss" in outputs:
-            self._loss_L[self._unread] = outputs["loss"].detach()
-            self._unread += 1
-            if self._unread == self._every or not _logged_is_finite(trainer):
-                self._read(trainer)
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any = None) -> None:
+        """Look at what was not looked at yet, and at the weights; refuse a checkpoint that nobody could go on with."""
+        self._read(trainer)
+        running = ((name, buffer) for name, buffer in pl_module.named_buffers() if name.endswith(RUNNING))
+        if names := broken(chain(pl_module.named_parameters(), running)):
+            last = f" of {self._steps[-1]}: {_images(trainer, [self._steps[-1]])}" if self._steps else ""
+            told = f"The weights are not finite any more: {joined(names, ', ')}. The last batch was that{last}."
+            raise UserError("\n".join([told, *_advice(trainer)]))
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what was not looked at yet."""
-        self._check(trainer, pl_module)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that nobody could go on with."""
-        self._check(trainer, pl_module)
+    on_train_epoch_end = on_save_checkpoint
 
     def not_finite(self, trainer: Trainer, value: float, back: int = 0, operation: str | None = None) -> UserError:
-        """The error for a loss that is not finite.
-
-        Args:
-            trainer: the trainer.
-            value: the loss.
-            back: how many batches ago that was.
-            operation: the operation whose gradient is nan, where anomaly detection found one.
-        """
+        """The error for a loss that was not finite some batches ago; anomaly detection may name the operation."""
         at = self._steps[-1 - back]
         before = [step for step in self._steps if step.step == at.step - 1]
         what = "A gradient became nan" if math.isfinite(value) else f"The loss became {value:g}"
         told = [f"{what} in {at}, at a learning rate of {float(at.rate):g}."]
         if operation is not None:
             told.append(f"The operation is the one that {operation} belongs to; the warning above shows where it was called.")
-        if not broken(trainer.lightning_module.named_parameters()):
+        weights_broken = broken(trainer.lightning_module.named_parameters())
+        if self._every > 1 or not weights_broken:
             told.append(f"Images of this batch: {_images(trainer, [at])}.")
-        elif self._every > 1:
-            told.append(f"Images of this batch: {_images(trainer, [at])}.")
+        if self._every > 1 and weights_broken:
             told.append(f"The weights may have been broken one step earlier, by: {_images(trainer, before)}.")
-        elif before:
+        elif weights_broken and before:
             told.append(f"The weights were broken before, by the gradients of {before[-1]}, of: {_images(trainer, before)}.")
-        else:
+        elif weights_broken:
             told.append("The weights were broken before training began: start from another checkpoint.")
         return UserError("\n".join([*told, *_advice(trainer, named=operation is not None)]))
-
-    def _check(self, trainer: Trainer, module: LightningModule) -> None:
-        self._read(trainer)
-        running = ((name, buffer) for name, buffer in module.named_buffers() if name.endswith(RUNNING))
-        if names := broken(chain(module.named_parameters(), running)):
-            last = f" of {self._steps[-1]}: {_images(trainer, [self._steps[-1]])}" if self._steps else ""
-            told = f"The weights are not finite any more: {joined(names, ', ')}. The last batch was that{last}."
-            raise UserError("\n".join([told, *_advice(trainer)]))
 
     def _read(self, trainer: Trainer) -> None:
         unread, self._unread = self._unread, 0
@@ -139,11 +129,10 @@ class Guards(Callback):
 
 
 def _logged_is_finite(trainer: Trainer) -> bool:
-    """Whether the loss that was logged in this step, if one was, is finite; it is on the CPU already."""
+    """Whether the loss that is logged in this step, if one is, is finite; it is on the CPU already."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
-    if not every or trainer.global_step % every:
-        return True
-    return math.isfinite(trainer.callback_metrics.get("train/loss_step", 0.0))
+    logged = every and (trainer.global_step + 1) % every == 0
+    return not logged or math.isfinite(trainer.callback_metrics.get("train/loss_step", 0.0))
 
 
 def broken(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
@@ -152,17 +141,6 @@ def broken(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     if get_total_norm(named.values()).isfinite():
         return []
     return [name for name, tensor in named.items() if not tensor.isfinite().all()]
-
-
-def _check_unused(trainer: Trainer, module: LightningModule) -> None:
-    wrapper = trainer.strategy.model
-    if not isinstance(wrapper, DistributedDataParallel) or wrapper.find_unused_parameters or wrapper.static_graph:
-        return
-    if unused := [name for name, weight in module.named_parameters() if weight.requires_grad and weight.grad is None]:
-        raise UserError(
-            f"{len(unused)} parameters of the network have no part in the loss, and DDP would wait for their gradients:\n"
-            f"{shown(unused)}\nTake them out of the network, or use --strategy ddp_find_unused_parameters_true."
-        )
 
 
 def _images(trainer: Trainer, steps: Iterable[Step]) -> str:

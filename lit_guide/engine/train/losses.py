@@ -58,21 +58,19 @@ def build_loss(
     name, arguments = str(described["name"]), {key: value for key, value in described.items() if key != "name"}
     cls = loss_class(name)
     takes = inspect.signature(cls).parameters
-    weight_K = None if class_weights is None else torch.ones(classes)
-    if weight_K is not None and not isinstance(class_weights, str):
-        weight_K = torch.tensor(class_weights)
-    for key, argument, value in (
-        ("label_smoothing", "label_smoothing", label_smoothing or None),
-        ("class_weights", "weight", weight_K),
-    ):
-        if value is not None and argument not in takes:
+    arguments |= {key: value for key, value in more.items() if key in takes}
+    if label_smoothing:
+        arguments["label_smoothing"] = label_smoothing
+    if class_weights is not None:
+        arguments["weight"] = torch.ones(classes) if isinstance(class_weights, str) else torch.tensor(class_weights)
+    for argument, key in {"label_smoothing": "label_smoothing", "weight": "class_weights"}.items():
+        if argument in arguments and argument not in takes:
             raise ConfigError(f"model.{key} is set, but {name} takes no {argument}: leave the key out, or use another loss.")
-        arguments |= {} if value is None else {argument: value}
     try:
-        loss = cls(**arguments | {key: value for key, value in more.items() if key in takes})
+        loss = cls(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"model.loss: {name} can't be built: {error}.") from None
-    if weight_K is not None:
+    if class_weights is not None:
         kept = getattr(loss, "weight", None)
         if not isinstance(kept, torch.Tensor):
             raise ConfigError(f"model.class_weights is set, but {name} keeps no tensor `weight`, as the losses of torch.nn do.")

@@ -1,7 +1,6 @@
-"""What a run leaves behind in figures: metrics.csv, the speed of training and of its data, the versions and the device."""
+"""What a run leaves behind in figures: metrics.csv, the speed of training, the versions and the device."""
 
 import csv
-import io
 import itertools
 import platform
 import time
@@ -17,10 +16,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from lit_guide.engine.errors import warn
-from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
-from lit_guide.engine.train.lean import NoProfiler as NoProfiler  # where it was in version 0.1
+from lit_guide.engine.train.progress import NoProfiler as NoProfiler  # where it was in version 0.1
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
 
@@ -29,10 +26,7 @@ class MetricsCSV(Logger):
     """`metrics.csv` in the run directory, every row written at once; a run that is continued goes on in the same file.
 
     Lightning's CSVLogger deletes the file of an earlier run, and a crash while it adds a column would lose the rows before.
-
-    Args:
-        run_dir: the run directory.
-        keep: rows to keep of a run that was broken off: those that its checkpoint has seen. None: all.
+    Of a run that was broken off it keeps the first `keep` rows, those that its checkpoint has seen; None: all.
     """
 
     name = version = save_dir = ""
@@ -68,89 +62,49 @@ class MetricsCSV(Logger):
                 rows = list(itertools.islice(earlier, keep))
                 self.columns = sorted({*self.columns, *(earlier.fieldnames or ())})
         self.rows = len(rows)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        runs.write_atomic(self.path, text.getvalue())
+        with runs.whole_file(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 class Throughput(Callback):
-    """Counts training images and the seconds spent on training batches, validation and checkpoints left out; tells of slow data.
+    """Counts training images and the seconds spent on training batches, validation and checkpoints left out."""
 
-    Args:
-        wait_share: part of the training time that is spent waiting for data before this is told.
-        wait_seconds: and how many seconds it must be at least.
-        wait_batches: batches after which it is judged, besides the end of an epoch.
-    """
-
-    def __init__(self, wait_share: float = 0.3, wait_seconds: float = 5.0, wait_batches: int = 200) -> None:
-        self.wait_share, self.wait_seconds, self.wait_batches = wait_share, wait_seconds, wait_batches
-        self.images, self.batches, self.seconds, self.waited = 0, 0, 0.0, 0.0
+    def __init__(self) -> None:
+        self.images, self.seconds = 0, 0.0
         self._since: float | None = None  # when the clock was started
-        self._ended: float | None = None  # when the next batch began to be waited for
-        self._told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, where a run goes on in the middle of an epoch."""
-        self._data = getattr(trainer, "datamodule", None)
-        device = trainer.strategy.root_device
-        self._idle = torch.Event(device) if device.type == "cuda" else None
+        """Start the clock; here too, as a run may go on in the middle of an epoch."""
         self._since = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._since = time.perf_counter()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Count how long the batch was waited for."""
-        # A GPU that was busy all the time did not wait.
-        if self._ended is not None and (self._idle is None or self._idle.query()):
-            # A DataModule says when the batch came, so that what is done with it on the device does not count.
-            self.waited += max(0.0, getattr(self._data, "arrived", time.perf_counter()) - self._ended)
+    on_train_epoch_start = on_train_start
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch."""
         self.images += (extract_batch_size(batch) if isinstance(batch, Mapping) else len(batch[1])) * trainer.world_size
-        self.batches += 1
-        self._ended = time.perf_counter()
-        if self._idle is not None:
-            self._idle.record()
-        if self.batches % self.wait_batches == 0:
-            self._judge_waiting(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Count no waiting over it."""
-        self._ended = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock: validation may also run in the middle of an epoch."""
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-        self._since = self._ended = None
+        self.seconds, self._since = self.trained(), None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._since = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        self.on_validation_start(trainer, pl_module)
-        self._judge_waiting(trainer)
+    on_train_epoch_end = on_validation_start
+
+    def trained(self) -> float:
+        """Seconds of training so far."""
+        return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     def figures(self, seconds: float) -> dict[str, float]:
         """`seconds` and `images_per_second` (training, all processes) for results.json; nothing where nothing was trained."""
         if not self.images or not self.seconds:
             return {}
         return {"seconds": round(seconds, 2), "images_per_second": round(self.images / self.seconds, 1)}
-
-    def _judge_waiting(self, trainer: Trainer) -> None:
-        trained = self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
-        if not self._told and self.waited > max(self.wait_seconds, self.wait_share * trained):
-            self._told = True
-            waited = f"{self.waited:.0f} of {trained:.0f} s ({self.waited / trained:.0%})"
-            warn(f"training waited {waited} for data. {_faster(self._data, trainer.num_devices)}")
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
@@ -167,13 +121,3 @@ def environment(trainer: Trainer) -> dict[str, Any]:
             "precision": str(trainer.precision),
         },
     }
-
-
-def _faster(data: Any, devices: int) -> str:
-    """Which flag brings the data faster."""
-    workers, most = getattr(data, "loader_processes", 0), most_workers(devices)
-    if workers < most:
-        return f"Load with more processes: --data.num_workers {most} (now {workers})."
-    if getattr(data, "cache", None) == "none":
-        return "All cores load already: decode each image once with --data.cache ram, or disk if the set is larger than memory."
-    return "All cores load already: make the images smaller before training, or put them on a faster disk."

@@ -18,21 +18,33 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.train.compiling import compile_in_place
 from lit_guide.engine.train.losses import try_loss
-from lit_guide.engine.train.optim import SchedulerFactory, carry_over, lay_out, scale_lr, wants_total_steps
+from lit_guide.engine.train.optim import SchedulerFactory, carry_over, lay_out, wants_total_steps
 
 Batch = tuple[Tensor, Tensor]
+
+
+class Sums:
+    """Those of an epoch so far, in this process: loss, correct images and images. They cost less a step than metric objects.
+
+    No buffers: DDP would overwrite the other ranks' sums with rank 0's before every step. Float32 in a bf16-true run too: bf16
+    can't count past 256.
+    """
+
+    def __init__(self, device: torch.device, loss: float = 0.0, correct: float = 0.0, images: float = 0.0) -> None:
+        self.loss, self.correct = (torch.tensor(value, dtype=torch.float32, device=device) for value in (loss, correct))
+        self.images = round(images)
+
+    def tensor(self) -> Tensor:
+        """The three: (3,) float32."""
+        return torch.stack([self.loss, self.correct, self.loss.new_tensor(self.images)])
 
 
 class ClassifierModule(LightningModule):
     """What an image classifier needs beside its network, loss, optimizer and metrics.
 
     A subclass has `network`, (B, C, H, W) -> (B, K), `criterion`, its training loss, and `plain_criterion`, that of
-    evaluations. It calls `count` for each training batch and `evaluate` for each batch of an evaluation.
-
-    Args:
-        classes: number of classes K.
-        channels_last: keep images and filters with their channels side by side.
-        compile: train with torch.compile.
+    evaluations. It calls `count` for each training batch and `evaluate` for each batch of an evaluation. `channels_last` and
+    `compile` are those of `LitClassifier`.
     """
 
     network: nn.Module
@@ -44,9 +56,7 @@ class ClassifierModule(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to_compile = compile  # not self.compile, which is a method of every module
         self.lr_factor = 1
-        # Sums over the epoch of loss and correct images: they cost less a step than metric objects.
-        # No buffer: DDP would overwrite the other ranks' sums with rank 0's before every step.
-        self.train_sums_2, self.train_count = torch.zeros(2), 0
+        self.sums = Sums(self.device)
         self.saved_sums_W3: Tensor | None = None  # those of a checkpoint, of each of its W processes, until training goes on
         self.confusion_matrix_KK: Tensor | None = None  # of the last evaluation; rows: true class, columns: predicted
         self.loss = MeanMetric(nan_strategy="disable")  # nan stays nan, and is not searched for, which would stop the device
@@ -57,8 +67,7 @@ class ClassifierModule(LightningModule):
         if self.memory_format == torch.channels_last:
             image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
         # Compiled for training only: an evaluation would have it compiled again, for another mode and for each odd last batch.
-        eager = self.to_compile and not self.training
-        network = self.network.forward if eager else self.network
+        network = self.network.forward if self.to_compile and not self.training else self.network
         logits_BK: Tensor = network(image_BCHW)
         return logits_BK
 
@@ -74,7 +83,9 @@ class ClassifierModule(LightningModule):
                 )
             weight_K = self.criterion.weight
             assert isinstance(weight_K, Tensor)
-            weight_K.copy_(balanced_weights(torch.tensor(data.class_counts())))
+            # N images / (K classes x images of the class), as scikit-learn's "balanced"; 0 for a class without images.
+            count_K = torch.tensor(data.class_counts())
+            weight_K.copy_(torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0))
         if stage == "fit" and any(getattr(self.trainer.datamodule, name, 0) for name in ("mixup", "cutmix")):  # type: ignore[attr-defined]
             try_loss(self.criterion, len(self.hparams["class_names"]), shares=True)
 
@@ -86,16 +97,14 @@ class ClassifierModule(LightningModule):
     def count(self, loss: Tensor, logits_BK: Tensor, label_B: Tensor) -> None:
         """Add a training batch to the epoch's figures; the loss is logged every `log_every_n_steps`: reading it stops the device.
 
-        Args:
-            loss: mean loss of the batch, ().
-            logits_BK: floating point.
-            label_B: class indices, or (B, K) shares, as MixUp and CutMix give them.
+        The loss, (), is the mean of the batch; labels are class indices, or shares (B, K), as MixUp and CutMix give them.
         """
+        sums = self.sums
         with torch.no_grad():
-            self.train_sums_2[0].add_(loss, alpha=len(label_B))
+            sums.loss.add_(loss, alpha=len(label_B))
             likeliest_B = label_B.argmax(dim=1) if label_B.ndim == 2 else label_B
-            self.train_sums_2[1].add_((logits_BK.argmax(dim=1) == likeliest_B).sum())
-            self.train_count += len(label_B)
+            sums.correct.add_((logits_BK.argmax(dim=1) == likeliest_B).sum())
+            sums.images += len(label_B)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         if every and (self.global_step + 1) % every == 0:
             shown = loss.detach().cpu()  # once: Lightning reads what the progress bar shows after every step
@@ -109,23 +118,18 @@ class ClassifierModule(LightningModule):
             # Among another number of processes than before any division does: their total is what counts.
             same = len(saved_W3) == self.trainer.world_size
             sums_3 = saved_W3[self.global_rank] if same else saved_W3.sum(dim=0) / self.trainer.world_size
-            self.train_sums_2, self.train_count = sums_3[:2].to(self.device, copy=True), round(float(sums_3[2]))
+            self.sums = Sums(self.device, *sums_3.tolist())
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums."""
-        # float32 in a bf16-true run too: bf16 can't count past 256.
-        self.train_sums_2, self.train_count = torch.zeros(2, device=self.device), 0
+        self.sums = Sums(self.device)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss and accuracy over the augmented training images of all processes."""
-        loss, correct, count = self.trainer.strategy.reduce(self._train_sums(), reduce_op="sum").tolist()
+        loss, correct, count = self.trainer.strategy.reduce(self.sums.tensor(), reduce_op="sum").tolist()
         figures = {"train/loss": loss / max(count, 1), "train/accuracy": correct / max(count, 1)}
         self.log_dict(figures, logger=False)
         self._log_row(figures, self.global_step - 1)
-
-    def _train_sums(self) -> Tensor:
-        """Loss, correct images and images of the epoch so far, in this process: (3,) float32."""
-        return torch.cat([self.train_sums_2, self.train_sums_2.new_tensor([self.train_count])])
 
     def _log_row(self, figures: dict[str, Any], step: int) -> None:
         """Log at once: Lightning does it after the callbacks, and a checkpoint would not have seen the row."""
@@ -168,7 +172,8 @@ class ClassifierModule(LightningModule):
         """What `configure_optimizers` returns: rates scaled to the global batch if that was asked for, and the schedule."""
         if self.hparams["scale_lr"]:
             before = optimizer.param_groups[0]["lr"]
-            scale_lr(optimizer, self.lr_factor)
+            for group in optimizer.param_groups:
+                group["lr"] *= self.lr_factor
             if self.trainer.is_global_zero:
                 print(f"Learning rate: {before:g} x {self.lr_factor} batches a step = {before * self.lr_factor:g}")
         if schedule is None:
@@ -195,7 +200,7 @@ class ClassifierModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of the epoch so far, of each of the W processes."""
-        sums_3 = self._train_sums()
+        sums_3 = self.sums.tensor()
         rows = [sums_3]
         if self.trainer.world_size > 1:
             rows = [torch.empty_like(sums_3) for _ in range(self.trainer.world_size)]
@@ -212,12 +217,3 @@ class ClassifierModule(LightningModule):
         carry_over(checkpoint, self.hparams, self.lr_factor)
         lay_out(checkpoint, self.memory_format)
         self.saved_sums_W3 = checkpoint.get("train_sums_W3")
-
-
-def balanced_weights(count_K: Tensor) -> Tensor:
-    """N images / (K classes x images of the class), as scikit-learn's "balanced" weighs them; 0 for a class without images.
-
-    Args:
-        count_K: images of each class, integers.
-    """
-    return torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0)

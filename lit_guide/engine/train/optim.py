@@ -18,6 +18,7 @@ OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3)
+WEIGHTS = [Parameter(torch.zeros(2, 2))]  # to build an optimizer for, only to look at it
 
 
 class WarmupCosine(LambdaLR):
@@ -43,12 +44,6 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, factor)
 
 
-def scale_lr(optimizer: Optimizer, factor: int) -> None:
-    """Multiply an optimizer's learning rates, before a schedule reads them."""
-    for group in optimizer.param_groups:
-        group["lr"] *= factor
-
-
 def lay_out(checkpoint: dict[str, Any], memory_format: torch.memory_format) -> None:
     """Bring the optimizer states of a checkpoint into the memory format of the weights, in place.
 
@@ -64,21 +59,17 @@ def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any], lr_factor: in
     """Let optimizer and scheduler settings given now win over the ones in a checkpoint's optimizer state.
 
     A kept schedule goes on from where it was, scaled to the new learning rate; without it the rate is the one given.
-    Another class of optimizer or scheduler starts with a state of its own.
-
-    Args:
-        checkpoint: Lightning's checkpoint, changed in place before the trainer restores from it.
-        now: the hyperparameters of the model that will go on.
-        lr_factor: what its learning rate is multiplied with; the checkpoint has its own.
+    Another class of optimizer or scheduler starts with a state of its own. The checkpoint is changed in place, before the
+    trainer restores from it; `now` are the hyperparameters of the model that will go on.
     """
     saved = checkpoint["hyper_parameters"]
-    if saved["optimizer"]["name"] != now["optimizer"]["name"]:
+    if saved.get("optimizer", {}).get("name") != now["optimizer"]["name"]:
         checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
         return
-    if saved["scheduler"] != now["scheduler"]:
+    if saved.get("scheduler") != now["scheduler"]:
         checkpoint["lr_schedulers"] = []
     changed = {key: value for key, value in now["optimizer"].items() if saved["optimizer"].get(key) != value}
-    before = from_plain(saved["optimizer"], Optimizer)(some_parameters()).defaults["lr"]
+    before = from_plain(saved["optimizer"], Optimizer)(WEIGHTS).defaults["lr"]
     after = changed.get("lr", before) * lr_factor
     before *= checkpoint.get("lr_factor", 1)
     scale = after / before if before else 1.0
@@ -93,24 +84,17 @@ def carry_over(checkpoint: dict[str, Any], now: Mapping[str, Any], lr_factor: in
             state[key] = [lr * scale for lr in state[key]]
 
 
-def some_parameters() -> list[Parameter]:
-    """Parameters to build an optimizer for, only to look at it."""
-    return [Parameter(torch.zeros(2, 2))]
-
-
 def describe_optimizer(factory: Any) -> dict[str, Any]:
     """An optimizer factory as plain values: name and arguments; what is plain already stays as it is."""
-    return dict(factory) if isinstance(factory, Mapping) else to_plain(factory, some_parameters())
+    return dict(factory) if isinstance(factory, Mapping) else to_plain(factory, WEIGHTS)
 
 
 def describe_scheduler(factory: Any, optimizer: Any) -> dict[str, Any] | None:
     """A scheduler factory as plain values, likewise."""
-    if factory is None:
-        return None
-    if isinstance(factory, Mapping):
-        return dict(factory)
+    if factory is None or isinstance(factory, Mapping):
+        return None if factory is None else dict(factory)
     steps = {"total_steps": 100} if wants_total_steps(factory) else {}
-    plain = to_plain(partial(factory, **steps), from_plain(optimizer, Optimizer)(some_parameters()))
+    plain = to_plain(partial(factory, **steps), from_plain(optimizer, Optimizer)(WEIGHTS))
     return {key: value for key, value in plain.items() if key not in steps}
 
 
@@ -143,16 +127,13 @@ def find_class(name: str, base: type) -> type | None:
 
 def subclasses(base: type) -> list[type]:
     """Every imported class below `base`."""
-    found: list[type] = []
-    direct: type
-    for direct in base.__subclasses__():
-        found += [direct, *subclasses(direct)]
-    return found
+    direct: list[type] = base.__subclasses__()
+    return [found for cls in direct for found in (cls, *subclasses(cls))]
 
 
 def wants_total_steps(factory: Callable[..., Any]) -> bool:
     """Whether a scheduler takes the run's number of steps and has not been given it."""
     keywords = factory.keywords if isinstance(factory, partial) else {}
-    if "total_steps" in keywords:
+    if "total_steps" in keywords:  # jsonargparse's partial, whose signature says nothing
         return keywords["total_steps"] is None
     return "total_steps" in inspect.signature(factory).parameters

@@ -1,11 +1,23 @@
-"""The progress bar: rich in a terminal, a line an epoch in a log file."""
+"""What Lightning shows of a run and does in each step, made less: progress bar, model summary, profiler, hooks."""
 
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichModelSummary, RichProgressBar
+from lightning.pytorch.profilers import PassThroughProfiler
+
+INTERVAL = 0.2  # seconds between two drawings of the progress bar
+STEP = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
 
 
 class ProgressBar(RichProgressBar):
@@ -13,24 +25,18 @@ class ProgressBar(RichProgressBar):
 
     Lightning reads every metric after each batch, which on small networks costs more than the training step. Where the output
     is no terminal, nothing is drawn and each epoch prints one line.
-
-    Args:
-        interval: seconds between two drawings.
     """
 
-    def __init__(self, interval: float = 0.2) -> None:
+    def __init__(self) -> None:
         super().__init__(refresh_rate=5, leave=False)
-        self.interval = interval
-        self._drawn = 0.0
-        self._epoch = 0
-        self._validated = False
+        self._drawn, self._epoch, self._validated = 0.0, 0, False
         if not sys.stdout.isatty():
             self.disable()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Draw, if it is time to or the epoch ends."""
         now = time.monotonic()
-        if now - self._drawn >= self.interval or batch_idx + 1 == self.total_train_batches:
+        if now - self._drawn >= INTERVAL or batch_idx + 1 == self.total_train_batches:
             self._drawn = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -41,7 +47,7 @@ class ProgressBar(RichProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar anew, or print the epoch before: its training figures are known only after its last hook."""
-        self._print_epoch(trainer)
+        self.on_train_end(trainer, pl_module)
         self._epoch, self._validated = trainer.current_epoch + 1, False
         super().on_train_epoch_start(trainer, pl_module)
 
@@ -51,13 +57,47 @@ class ProgressBar(RichProgressBar):
         super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the last epoch."""
-        self._print_epoch(trainer)
+        """Print the epoch that ended."""
+        if self.is_disabled and self._epoch and trainer.is_global_zero:
+            shown = ["train/loss", "train/accuracy", *(["val/loss", "val/accuracy"] if self._validated else [])]
+            of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""  # -1: as many as max_steps allows
+            known = trainer.callback_metrics
+            figures = "  ".join(f"{name} {float(known[name]):.4f}" for name in shown if name in known)
+            print(f"epoch {self._epoch}{of}  {figures}", flush=True)
 
-    def _print_epoch(self, trainer: Trainer) -> None:
-        if not self.is_disabled or not self._epoch or not trainer.is_global_zero:
-            return
-        shown = ["train/loss", "train/accuracy", *(["val/loss", "val/accuracy"] if self._validated else [])]
-        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""  # -1: as many as max_steps allows
-        figures = [f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in shown if name in trainer.callback_metrics]
-        print(f"epoch {self._epoch}{of}  {'  '.join(figures)}", flush=True)
+
+class Summary(RichModelSummary):
+    """Lightning's RichModelSummary, with FLOPs of one image, without what has no parameters: metrics, which are modules too."""
+
+    def __init__(self) -> None:
+        super().__init__(max_depth=3)
+
+    @staticmethod
+    def summarize(summary_data: list[tuple[str, list[str]]], *args: Any, **kwargs: Any) -> None:
+        """Print the table."""
+        columns = dict(summary_data)
+        sizes = dict(zip(columns["Name"], columns["Params"], strict=True))
+        kept = [index for index, name in enumerate(sizes) if sizes.get(name.partition(".")[0], "").strip() != "0"]
+        RichModelSummary.summarize([(column, [cells[i] for i in kept]) for column, cells in summary_data], *args, **kwargs)
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's profiler that does nothing, in less time: a step enters it some 20 times."""
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        """The same empty context every time."""
+        return self.nothing
+
+
+def leave_out_empty_hooks(trainer: Trainer, module: LightningModule) -> None:
+    """Take away the hooks of a training step that the module and the trainer's callbacks have only inherited.
+
+    Lightning passes over a hook that can't be called; an empty one it calls, with all that goes with it: 70 times a step here.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    for owner, base in [(module, LightningModule), *((callback, Callback) for callback in callbacks)]:
+        for name in STEP:
+            if getattr(getattr(owner, name), "__func__", None) is getattr(base, name):
+                setattr(owner, name, None)

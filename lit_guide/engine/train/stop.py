@@ -23,8 +23,7 @@ class Stop(Callback):
     """
 
     def __init__(self) -> None:
-        self.received = 0  # the signal that this process got
-        self.agreed = 0  # the one that all stop on
+        self.received, self.agreed = 0, 0  # the signal that this process got, and the one that all stop on
         self._training = self._saves = False
         self._before: dict[int, Any] = {}
         self._group: Any = None
@@ -53,9 +52,8 @@ class Stop(Callback):
             raise Stopped(number)
         if not self.received and is_first():
             again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
-            # os.write: a signal may come in the middle of a print.
-            told = f"{signal.Signals(number).name}: stopping after this step.{again}"
-            os.write(2, f"\nlit-guide: {told}\n".encode())
+            told = f"\nlit-guide: {signal.Signals(number).name}: stopping after this step.{again}\n"
+            os.write(2, told.encode())  # a signal may come in the middle of a print
         self.received = number
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,13 +90,10 @@ class Stop(Callback):
     def vote(self, trainer: Trainer, at_once: bool = False) -> int:
         """The signal that all processes stop on, 0 for none. Each of them must ask at the same places.
 
-        Args:
-            trainer: the trainer.
-            at_once: wait for the answer; otherwise it is the one of the time before, which is there by now.
+        The answer is that to the vote before, which is there by now; `at_once` waits for this one's.
         """
         if trainer.world_size == 1:
-            self.agreed = self.received
-            return self.agreed
+            return self.received
         self._count()
         if not self.agreed:
             ballot = torch.tensor(self.received)

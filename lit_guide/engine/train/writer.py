@@ -22,29 +22,23 @@ class CheckpointWriter(TorchCheckpointIO):
     """
 
     def __init__(self) -> None:
-        self._thread: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Copy the checkpoint and begin to write it.
-
-        Raises:
-            UserError: the checkpoint before this one could not be written.
-        """
+        """Copy the checkpoint and begin to write it, once the one before is written; what `wait` raises is about that one."""
         self.wait()
         copied = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
-        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint-writer")
-        self._writing = self._thread.submit(_write, copied, Path(path))
+        thread = ThreadPoolExecutor(1, "checkpoint-writer")
+        self._writing = thread.submit(_write, copied, Path(path))
+        thread.shutdown(wait=False)  # it ends with the file
 
     def wait(self) -> None:
-        """Wait until nothing is being written.
-
-        Raises:
-            UserError: it could not be written; the message says why.
-        """
+        """Wait until nothing is being written; raises a UserError that says why it could not be. Lightning ends a run with it."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    teardown = wait
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load one that may be on its way, or a .safetensors."""
@@ -52,15 +46,6 @@ class CheckpointWriter(TorchCheckpointIO):
         if Path(path).suffix == SUFFIX:
             return read_weights(Path(path))
         return super().load_checkpoint(path, *args, **kwargs)
-
-    def teardown(self) -> None:
-        """Finish; Lightning calls it at the end of a run, however it ends."""
-        try:
-            self.wait()
-        finally:
-            if self._thread is not None:
-                self._thread.shutdown()
-                self._thread = None
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:

@@ -18,10 +18,12 @@ from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.photos.cache import remember
-from lit_guide.engine.photos.examine import Examined, difference_hash, examine, near_duplicates
-from lit_guide.engine.photos.listing import Listing
+from lit_guide.engine.photos.dataset import Listing
+from lit_guide.engine.photos.examine import SEEN, Examined, difference_hash, examine
+from lit_guide.engine.photos.known import remember
 from lit_guide.engine.photos.module import PhotoData
+from lit_guide.engine.tables import gone
+from lit_guide.parts.inspect.near import near_duplicates
 
 HUGE = 24_000_000  # pixels: decoding one takes as long as decoding a hundred of 500 x 375
 ENLARGED = 4  # a photo smaller than the network's input by more than this factor shows little
@@ -38,23 +40,18 @@ class Finding:
     kind: str
     wrong: bool
     what: str
-    items: list[str]  # the files or rows
+    items: list[str] = field(default_factory=list)  # the files or rows
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that `check` found, the worst first, in so many images, bad ones included.
+    """All that `check` found, the worst first."""
 
-    Attributes:
-        splits: split name -> images of each of the K classes that can be used.
-        bad_files: paths of the files that can't be decoded.
-    """
-
-    images: int = 0
+    images: int = 0  # bad ones included
     class_names: list[str] = field(default_factory=list)
-    splits: dict[str, list[int]] = field(default_factory=dict)
+    splits: dict[str, list[int]] = field(default_factory=dict)  # split name -> images of each of the K classes that can be used
     findings: list[Finding] = field(default_factory=list)
-    bad_files: list[str] = field(default_factory=list)
+    bad_files: list[str] = field(default_factory=list)  # paths of the files that can't be decoded
 
     @property
     def wrong(self) -> list[Finding]:
@@ -68,9 +65,7 @@ class Report:
 
 
 def check(data: ImageDataModule, near_bits: int = 5) -> Report:
-    """Decode every image of a source and look for what is wrong with the set.
-
-    Images are near duplicates if the 64 bits of their difference hashes differ in `near_bits` at most.
+    """Decode every image and look for what is wrong; the 64-bit hashes of near duplicates differ in `near_bits` at most.
 
     Raises:
         ConfigError: there is no such source.
@@ -80,25 +75,23 @@ def check(data: ImageDataModule, near_bits: int = 5) -> Report:
     except ConfigError:
         raise
     except UserError as error:
-        return Report(findings=[Finding("unusable", True, str(error), [])])
+        return Report(findings=[Finding("unusable", True, str(error))])
 
 
 def print_report(report: Report) -> None:
     """The table of classes and the table of findings, on the screen."""
     console = Console(markup=False, emoji=False)
     if report.splits:
-        columns = [Column("class", overflow="fold"), *(Column(name, justify="right") for name in report.splits)]
-        table = Table(*columns, title="Images", title_justify="left")
+        totals = [Column(name, f"{sum(counts):,}", justify="right") for name, counts in report.splits.items()]
+        table = Table(Column("class", "all", overflow="fold"), *totals, title="Images", title_justify="left", show_footer=True)
         for k, name in enumerate(report.class_names[:CLASSES_SHOWN]):
             table.add_row(_printable(name), *(f"{counts[k]:,}" for counts in report.splits.values()))
         if len(report.class_names) > CLASSES_SHOWN:
             table.add_row(f"... {len(report.class_names) - CLASSES_SHOWN} more classes")
-        table.add_section()
-        table.add_row("all", *(f"{sum(counts):,}" for counts in report.splits.values()))
         console.print(table)
     if report.findings:
-        aligned: dict[str, Any] = {"": "left", "what": "left", "count": "right", "such as": "left"}
-        columns = [Column(heading, overflow="fold", justify=side) for heading, side in aligned.items()]
+        columns = [Column(heading, overflow="fold") for heading in ("", "what", "count", "such as")]
+        columns[2].justify = "right"
         table = Table(*columns, title="Findings", title_justify="left", show_lines=True)
         for finding in report.findings:
             mark = Text("wrong", "red") if finding.wrong else Text("look", "yellow")
@@ -120,13 +113,11 @@ def _check(data: ImageDataModule, near_bits: int) -> Report:
         names = listing.paths
         examined = examine(listing.root, names)
         remember(listing.root, names, data.cache_dir, examined)
-        good_N = np.ones(len(names), dtype=bool)
-        good_N[list(examined.bad)] = False
-        rows: Mapping[str, Int64] = data.divide(good_N, examined.duplicates)
-        empty = [name for name, share in data.fractions.items() if share > 0 and not len(rows[name])]
+        rows: Mapping[str, Int64] = data.divide(examined.bad, examined.duplicates)
         advice = "split got no image: add some, or change its fraction"
-        others = [Finding("empty_split", name != "val", f"the {name} {advice}", []) for name in empty]
-        others += [*_about_sizes(names, examined, data.size), *(Finding("listing", False, note, []) for note in listing.notes)]
+        empty = [name for name, share in data.fractions.items() if share > 0 and not len(rows[name])]
+        others = [Finding("empty_split", name != "val", f"the {name} {advice}") for name in empty]
+        others += [*_about_sizes(names, examined.seen_N, data), *(Finding("listing", False, note) for note in listing.notes)]
         bad_files = [str(listing.root / names[index]) for index in examined.bad]
     else:
         source, rows = data.source, data.rows
@@ -147,13 +138,12 @@ def _about_images(
     names: Sequence[str], labels_N: Int64, rows: Mapping[str, Int64], examined: Examined, near_bits: int, given: bool
 ) -> Iterator[Finding]:
     """Bad images, and images that are there more than once; `given`: whether the set came with its splits."""
-    bad = [f"{names[index]}: {reason}" for index, reason in examined.bad.items()]
-    yield from _found("unreadable", True, "can't be used", bad)
+    yield from _found("unreadable", True, "can't be used", [f"{names[at]}: {reason}" for at, reason in examined.bad.items()])
     split_N = np.full(len(names), "", dtype="U5")
     for name, indices in rows.items():
         split_N[indices] = name
     equal = {index: number for number, group in enumerate(examined.duplicates) for index in group}
-    near = [g for g in near_duplicates(examined.dhash_N, near_bits) if len({equal.get(index, -1 - index) for index in g}) > 1]
+    near = [g for g in near_duplicates(examined.seen_N["dhash"], near_bits) if len({equal.get(at, -1 - at) for at in g}) > 1]
     mend = "" if given else "; data.group_pattern keeps such images together"
     for groups, kind, sign, words in (
         (examined.duplicates, "equal", " = ", "the same image"),
@@ -169,18 +159,17 @@ def _about_images(
         yield from _found(f"{kind}_within_split", False, f"{words} more than once in a split", within)
 
 
-def _about_sizes(names: Sequence[str], examined: Examined, size: int) -> Iterator[Finding]:
-    width_N, height_N = examined.width_N.astype(np.int64), examined.height_N.astype(np.int64)
+def _about_sizes(names: Sequence[str], seen_N: NDArray[Any], data: PhotoData) -> Iterator[Finding]:
+    width_N, height_N = (seen_N[side].astype(np.int64) for side in ("width", "height"))
     good_N = width_N > 0
-    tiny_N, huge_N = good_N & (np.minimum(width_N, height_N) * ENLARGED < size), width_N * height_N > HUGE
+    tiny_N, huge_N = good_N & (np.minimum(width_N, height_N) * ENLARGED < data.size), width_N * height_N > HUGE
     for kind, chosen_N, what in (
-        ("tiny", tiny_N, f"enlarged more than {ENLARGED} times to {size} px"),
-        ("huge", huge_N, "slow to decode: scale them down, or use data.cache disk"),
+        ("tiny", tiny_N, f"enlarged more than {ENLARGED} times to {data.size} px"),
+        ("huge", huge_N, "slow to decode: scale them down" + ("" if gone(data.caches) else ", or use data.cache disk")),
     ):
         sizes = [f"{names[index]}: {width_N[index]} x {height_N[index]}" for index in np.flatnonzero(chosen_N).tolist()]
         yield from _found(kind, False, what, sizes)
-    other_N = good_N & (examined.mode_N != "RGB")
-    modes = [f"{names[index]}: {examined.mode_N[index]}" for index in np.flatnonzero(other_N).tolist()]
+    modes = [f"{names[at]}: {seen_N['mode'][at]}" for at in np.flatnonzero(good_N & (seen_N["mode"] != "RGB")).tolist()]
     yield from _found("mode", False, "not plain RGB; converted", modes)
 
 
@@ -196,13 +185,13 @@ def _about_classes(splits: Mapping[str, Sequence[int]], class_names: Sequence[st
     train_K = [count for count in splits.get("train", []) if count]
     if train_K and max(train_K) >= UNEVEN * min(train_K):
         what = f"{max(train_K)} training images in one class, {min(train_K)} in another: see data.sampler and model.class_weights"
-        yield Finding("uneven", False, what, [])
+        yield Finding("uneven", False, what)
 
 
 def _examine_samples(source: Source) -> Examined:
     """As `examine` does for files, for the samples of any source."""
     N = len(source.labels_N)
-    found = Examined.of(N)
+    found = Examined({}, [], np.zeros(N, SEEN))
     equal: dict[bytes, list[int]] = {}
     for index in track(range(N), "Checking images", console=Console(stderr=True), transient=True, disable=N < 10_000):
         try:
@@ -216,7 +205,7 @@ def _examine_samples(source: Source) -> Examined:
         content = image_CHW.contiguous().numpy()
         equal.setdefault(hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).digest(), []).append(index)
         if min(image_CHW.shape[1:]) >= 32:  # on less, many different drawings hash alike
-            found.dhash_N[index] = difference_hash((to_float(image_CHW) * 255).to(torch.uint8))
+            found.seen_N["dhash"][index] = difference_hash((to_float(image_CHW) * 255).to(torch.uint8))
     found.duplicates.extend(group for group in equal.values() if len(group) > 1)
     return found
 

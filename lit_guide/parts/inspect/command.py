@@ -75,8 +75,7 @@ def _check(cli: DataCLI) -> None:
         what = "--fix moves the files of a folder, and these data are no folder"
         raise ConfigError(f"{what}: mend them, or leave bad files out of the list.")
     if root is not None and config.fix == "undo":
-        back = put_back(root)
-        print("Put back where they were:\n" + "\n".join(f"  {path}" for path in back))
+        print("Put back where they were:\n" + "\n".join(f"  {path}" for path in put_back(root)))
         return
     output = _output(cli)
     report = check(source, config.near_bits)
@@ -85,8 +84,7 @@ def _check(cli: DataCLI) -> None:
     wrong, images = report.wrong, report.images
     if root is not None and report.bad_files:
         moved = quarantine(root, report.bad_files)
-        where = folder_of(root)
-        print(f"Moved {len(moved)} of {images:,} files to {where}; the same command with --fix undo moves them back.")
+        print(f"Moved {len(moved)} of {images:,} files to {folder_of(root)}; the same command with --fix undo moves them back.")
         images -= len(moved)
         if len(moved) == len(report.bad_files):
             wrong = [finding for finding in wrong if finding.kind != "unreadable"]

@@ -19,8 +19,6 @@ def folder_of(root: Path) -> Path:
 def quarantine(root: Path, files: Iterable[str | Path]) -> list[Path]:
     """Move those of the files that are there out of a set; returns where they are now. `put_back` undoes it.
 
-    Each move is written to the undo list before it is made, so an interruption loses none.
-
     Raises:
         UserError: a file can't be moved.
     """
@@ -36,10 +34,12 @@ def quarantine(root: Path, files: Iterable[str | Path]) -> list[Path]:
                     continue
                 # A table may list files outside the folder: those go by their name alone.
                 inside = source.relative_to(root) if source.is_relative_to(root) else Path(source.name)
-                target = _free(folder / inside)
+                target, number = folder / inside, 2
+                while target.exists():
+                    target, number = target.with_name(f"{inside.stem}-{number}{inside.suffix}"), number + 1
                 target.parent.mkdir(parents=True, exist_ok=True)
                 undo.write(json.dumps({"now": str(target.relative_to(folder)), "was": str(source)}) + "\n")
-                undo.flush()
+                undo.flush()  # before the move is made: so an interruption loses none
                 shutil.move(source, target)
                 moved.append(target)
     except OSError as error:
@@ -79,11 +79,3 @@ def put_back(root: Path) -> list[Path]:
         if inside.is_dir() and not any(inside.iterdir()):
             inside.rmdir()
     return back
-
-
-def _free(path: Path) -> Path:
-    """The path, or with a number where a file of that name is there already."""
-    free, number = path, 2
-    while free.exists():
-        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
-    return free

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -21,10 +20,7 @@ MOST_CLASSES = 40  # bars that can still be read
 
 
 def show(data: ImageDataModule, folder: Path, images: int = 24) -> list[Path]:
-    """Write `batch.png`, `raw.png` and `classes.png` of so many images of a training batch; returns their paths.
-
-    The folder is made if it is not there.
-    """
+    """Write `batch.png`, `raw.png` and `classes.png` of so many images of a training batch; returns their paths."""
     order = data.train_dataloader().batch_sampler
     assert order is not None  # it has a batch size
     places = next(iter(order))[:images]
@@ -39,15 +35,14 @@ def show(data: ImageDataModule, folder: Path, images: int = 24) -> list[Path]:
     image_BCHW, label_B = default_collate([samples[row] for row in rows])
     image_BCHW, label_B = data.to_model(image_BCHW, label_B, training=True)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, figure in (
-        ("batch", contact_sheet(list(image_BCHW), [_label(label, data.class_names) for label in label_B])),
-        ("raw", contact_sheet(raw, raw_titles)),
-        ("classes", class_chart(data.class_names, {split: data.class_counts(split) for split in data.rows})),
-    ):
-        written.append(folder / f"{name}.png")
-        figure.savefig(written[-1], dpi=100)
-    return written
+    figures = {
+        folder / "batch.png": contact_sheet(list(image_BCHW), [_label(label, data.class_names) for label in label_B]),
+        folder / "raw.png": contact_sheet(raw, raw_titles),
+        folder / "classes.png": class_chart(data.class_names, {split: data.class_counts(split) for split in data.rows}),
+    }
+    for path, figure in figures.items():
+        figure.savefig(path, dpi=100)
+    return list(figures)
 
 
 def contact_sheet(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
@@ -58,7 +53,8 @@ def contact_sheet(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
         axes.set_axis_off()
         axes.set_anchor("N")  # titles of a row at one height
         if at < len(images):
-            axes.imshow(_pixels(images[at]), cmap="gray", vmin=0, vmax=1)
+            pixels_HWC = to_float(images[at]).permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+            axes.imshow(pixels_HWC[..., : 3 if len(images[at]) >= 3 else 1], cmap="gray", vmin=0, vmax=1)
             axes.set_title(titles[at], fontsize=8, parse_math=False)
     return figure
 
@@ -67,8 +63,7 @@ def class_chart(class_names: Sequence[str], counts: dict[str, Sequence[int]]) ->
     """Bars of images a class, the splits side by side; of many classes the largest and the smallest."""
     train_K = np.asarray(counts["train"])
     order = np.argsort(-train_K, kind="stable")
-    left_out = max(0, len(order) - MOST_CLASSES)
-    if left_out:
+    if left_out := max(0, len(order) - MOST_CLASSES):
         order = np.concatenate([order[: MOST_CLASSES // 2], order[-MOST_CLASSES // 2 :]])
     height = 0.8 / len(counts)
     figure = Figure(figsize=(9, 1.5 + 0.32 * len(order)), layout="constrained")
@@ -84,15 +79,9 @@ def class_chart(class_names: Sequence[str], counts: dict[str, Sequence[int]]) ->
     return figure
 
 
-def _pixels(image_CHW: Tensor) -> NDArray[np.float32]:
-    pixels_HWC: NDArray[np.float32] = to_float(image_CHW).permute(1, 2, 0).clamp(0, 1).cpu().numpy()
-    return pixels_HWC[..., :3] if pixels_HWC.shape[-1] >= 3 else pixels_HWC[..., :1]
-
-
 def _label(label: Tensor, names: Sequence[str]) -> str:
     """A class name; of a mixed image the two classes with their shares."""
     if label.ndim == 0:
         return names[int(label)]
-    top = label.topk(min(2, len(label)))
-    pairs = zip(top.values, top.indices, strict=True)
-    return " + ".join(f"{names[int(k)]} {100 * share:.0f} %" for share, k in pairs if share > 0)
+    top = zip(*label.topk(min(2, len(label))), strict=True)
+    return " + ".join(f"{names[int(k)]} {100 * share:.0f} %" for share, k in top if share > 0)

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from lit_guide.engine.config.arguments import find_config, long_form, read_call, with_recipes
+from lit_guide.engine.config.arguments import find_config, read_call, spelled_out
 from lit_guide.engine.errors import ConfigError
 from tests.conftest import Run
 
 
-def test_long_form_touches_the_four_short_flags_only() -> None:
-    assert [long_form(arg) for arg in ("--devices=2", "--precision", "--model.network", "devices", "--name=x")] == [
+def test_long_forms_stand_for_the_four_short_flags_only() -> None:
+    assert spelled_out(["--devices=2", "--precision", "--model.network", "devices", "--name=x"]) == [
         "--trainer.devices=2",
         "--trainer.precision",
         "--model.network",
@@ -24,7 +24,7 @@ def test_what_belongs_to_the_call_is_read_in_both_spellings_and_taken_out() -> N
 
 
 @pytest.mark.parametrize(
-    ("args", "words"), [(["--run"], "--run: expected one argument"), (["--resume", "maybe"], "neither true nor")]
+    ("args", "words"), [(["--run"], "--run: expected one argument"), (["--resume", "maybe"], "--resume: invalid choice: 'maybe'")]
 )
 def test_a_flag_of_the_call_without_its_value_is_refused(args: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -42,7 +42,7 @@ def test_an_existing_file_comes_before_a_shipped_recipe(tmp_path: Path, monkeypa
     Path("configs").mkdir()
     Path("configs/digits.yaml").write_text("name: mine\n")
     assert find_config("configs/digits.yaml") == str(Path("configs/digits.yaml"))
-    assert with_recipes(["--config=configs/device/ddp.yaml", "-c", "configs/digits.yaml"])[2] == str(Path("configs/digits.yaml"))
+    assert spelled_out(["--config=configs/device/ddp.yaml", "-c", "configs/digits.yaml"])[2] == str(Path("configs/digits.yaml"))
 
 
 def test_run_becomes_that_runs_config_and_checkpoint(trained: Path) -> None:

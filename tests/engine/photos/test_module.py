@@ -341,7 +341,7 @@ def test_statistics_of_imagenet_are_the_default(uneven):
 
 
 def test_what_a_model_is_built_from_is_known_before_any_file_is_opened(uneven, monkeypatch):
-    monkeypatch.setattr(photos, "open_files", lambda *args: pytest.fail("files were opened"))
+    monkeypatch.setattr(photos, "examine_once", lambda *args: pytest.fail("files were opened"))
     data = folder_data(uneven, image_size=40)
     assert data.class_names == sorted(path.name for path in uneven.iterdir())
     assert data.input_shape == (3, 40, 40)
@@ -417,6 +417,15 @@ def test_evaluation_is_the_same_with_and_without_a_cache(small_and_large, tmp_pa
         for other in (ram, disk):
             assert same(batches_of(none.val_dataloader(), 0), batches_of(other.val_dataloader(), 0))
             assert same(batches_of(none.test_dataloader(), 0), batches_of(other.test_dataloader(), 0))
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_a_project_without_the_part_says_how_to_go_on(small_and_large, monkeypatch, kind):
+    monkeypatch.setattr(photos.PhotoData, "caches", {kind: "lit_guide.parts.never.copies:open"})
+    message = f"data.cache {kind} needs the part never, which this project does not have: --data.cache none."
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        folder_data(small_and_large[0], cache=kind)
+    assert len(folder_data(small_and_large[0]).source.class_names) == 2
 
 
 def test_a_cache_folder_below_the_home_folder_may_be_given_with_a_tilde(small_and_large, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_guide.cli import main
 from lit_guide.data import DigitsData
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.run.checkpoint import check_classes, read_checkpoint
+from lit_guide.engine.run.checkpoint import check_fits, read_checkpoint
 from lit_guide.model import LitClassifier, load_classifier
 
 pytestmark = [
@@ -402,7 +402,7 @@ def test_f09_missing_hyperparameters_are_listed(checkpoint):
 def test_f10_other_classes_are_refused_with_both_lists(checkpoint):
     content = read_checkpoint(checkpoint)
     with pytest.raises(UserError) as caught:
-        check_classes(content, ["cat", "dog", "größe"], checkpoint)
+        check_fits(content, {"class_names": ["cat", "dog", "größe"]}, checkpoint)
     assert caught.value.exit_code == 1
     lines = [line.strip() for line in str(caught.value).splitlines()]
     assert "checkpoint (10): 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in lines
@@ -413,8 +413,8 @@ def test_f10_other_classes_are_refused_with_both_lists(checkpoint):
 def test_f10_the_same_classes_in_another_order_are_refused(checkpoint):
     content = read_checkpoint(checkpoint)
     with pytest.raises(UserError, match="9, 8, 7, 6, 5, 4, 3, 2, 1, 0"):
-        check_classes(content, [str(digit) for digit in reversed(range(10))], checkpoint)
+        check_fits(content, {"class_names": [str(digit) for digit in reversed(range(10))]}, checkpoint)
 
 
 def test_f10_the_same_classes_pass(checkpoint):
-    check_classes(read_checkpoint(checkpoint), tuple(str(digit) for digit in range(10)), checkpoint)
+    check_fits(read_checkpoint(checkpoint), {"class_names": tuple(str(digit) for digit in range(10))}, checkpoint)

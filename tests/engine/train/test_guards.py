@@ -1,21 +1,15 @@
 import math
-import re
-import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
-from torch.utils.data import Dataset
 
-from lit_guide.data import DataModule, DigitsData
-from lit_guide.engine.data.source import Source
+from lit_guide.data import DigitsData
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.train.guards import Guards, broken
-from lit_guide.engine.train.metrics import Throughput
+from lit_guide.engine.train.guards import BATCHES, Guards, broken
 from lit_guide.model import LitClassifier
 from lit_guide.networks import NETWORKS
 
@@ -131,8 +125,9 @@ def test_f18_with_accumulated_gradients_both_batches_of_the_step_before_are_name
     assert second.endswith(f"by the gradients of step 2 (epoch 1, batch 4), of: {', '.join(both[:10])}, {len(both) - 10} more.")
 
 
-def test_f18_losses_that_are_read_later_still_name_the_first_bad_step(tmp_path):
-    data, guards = DigitsData(batch_size=234, augment=False), Guards(every=4)
+def test_f18_losses_that_are_read_later_still_name_the_first_bad_step(tmp_path, monkeypatch):
+    monkeypatch.setitem(BATCHES, "cpu", 4)
+    data, guards = DigitsData(batch_size=234, augment=False), Guards()
     with pytest.raises(UserError) as caught:
         train(tmp_path, guards, data, at=5)
     first, second, third, *_ = str(caught.value).splitlines()
@@ -142,15 +137,17 @@ def test_f18_losses_that_are_read_later_still_name_the_first_bad_step(tmp_path):
     assert guards.trainer.fit_loop.batch_idx == 3  # after the epoch's end they are read after four batches again
 
 
-def test_f18_a_logged_loss_that_is_not_finite_has_all_losses_read(tmp_path):
-    data, guards = DigitsData(batch_size=234, augment=False), Guards(every=50)
+def test_f18_a_logged_loss_that_is_not_finite_has_all_losses_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(BATCHES, "cpu", 50)
+    data, guards = DigitsData(batch_size=234, augment=False), Guards()
     with pytest.raises(UserError, match=r"nan in step 2 \(epoch 1, batch 2\)"):
         train(tmp_path, guards, data, at=1, log_every=3)
     assert guards.trainer.fit_loop.batch_idx == 2
 
 
-def test_f18_losses_not_read_yet_are_read_when_the_epoch_ends(tmp_path):
-    guards = Guards(every=50)
+def test_f18_losses_not_read_yet_are_read_when_the_epoch_ends(tmp_path, monkeypatch):
+    monkeypatch.setitem(BATCHES, "cpu", 50)
+    guards = Guards()
     with pytest.raises(UserError, match=r"nan in step 2 \(epoch 1, batch 2\)"):
         train(tmp_path, guards, at=1)
     assert guards.trainer.current_epoch == 0
@@ -200,56 +197,3 @@ def test_f18_anomaly_detection_names_the_operation(tmp_path, run):
     assert "lit-guide: A gradient became nan in step 4 (epoch 1, batch 4)" in done.err
     assert "The operation is the one that SqrtBackward0 belongs to" in done.err
     assert "detect_anomaly" not in done.err
-
-
-class Slow(Dataset):
-    """Images of noise, of which each takes a while."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def __getitem__(self, index):
-        time.sleep(self.seconds)
-        return torch.full((1, 8, 8), index, dtype=torch.uint8), index % 2
-
-
-class SlowData(DataModule):
-    """Takes `seconds` for each image in the loader, and `on_device` for each batch after it."""
-
-    cache = "none"
-
-    def __init__(self, seconds: float = 0.0, on_device: float = 0.0, **kwargs):
-        super().__init__(batch_size=4, val_fraction=0.1, test_fraction=0.1, augment=False, **kwargs)
-        self.seconds, self.on_device = seconds, on_device
-
-    def load(self):
-        return Source(Slow(self.seconds), np.arange(40) % 2, ["even", "odd"])
-
-    def on_before_batch_transfer(self, batch, dataloader_idx):
-        self.arrived = time.perf_counter()
-        return super().on_before_batch_transfer(batch, dataloader_idx)
-
-    def on_after_batch_transfer(self, batch, dataloader_idx):
-        time.sleep(self.on_device)
-        return super().on_after_batch_transfer(batch, dataloader_idx)
-
-
-def test_waiting_for_data_is_told_once_with_the_flag_to_raise(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lit_guide.engine.photos.module.usable_cores", lambda: 6)
-    train(tmp_path, Throughput(wait_share=0.05, wait_seconds=0.02, wait_batches=5), SlowData(0.005))
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-guide")]
-    assert len(told) == 1
-    assert re.fullmatch(
-        r"lit-guide: training waited \d of \d s \(\d+%\) for data. "
-        r"Load with more processes: --data.num_workers 6 \(now 0\).",
-        told[0],
-    )
-    monkeypatch.setattr("lit_guide.engine.photos.module.usable_cores", lambda: 1)
-    train(tmp_path, Throughput(wait_share=0.05, wait_seconds=0.02), SlowData(0.02, num_workers=1), epochs=1)
-    assert "All cores load already: decode each image once with --data.cache ram" in capsys.readouterr().err
-
-
-def test_work_on_the_device_and_short_waits_are_not_told(tmp_path, capsys):
-    train(tmp_path, Throughput(wait_seconds=0.05), SlowData(on_device=0.02))
-    train(tmp_path, Throughput(), SlowData(0.005))
-    assert "waited" not in capsys.readouterr().err

@@ -5,7 +5,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lit_guide.engine.train.lean import STEP, leave_out_empty_hooks
+from lit_guide.engine.train.progress import STEP, leave_out_empty_hooks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),

@@ -96,6 +96,7 @@ import json, time, warnings
 warnings.simplefilter("ignore")
 import torch
 from lightning.pytorch import Trainer
+from lit_guide.engine.train import progress
 from lit_guide.engine.train.progress import ProgressBar
 from lit_guide.data import DigitsData
 from lit_guide.model import LitClassifier
@@ -109,9 +110,10 @@ class Counting(ProgressBar):
 
 torch.set_num_threads(1)
 data = DigitsData(batch_size=2, rotate=0.0)
-for interval in ({}, {"interval": 0.0}):
+for interval in (progress.INTERVAL, 0.0):
+    progress.INTERVAL = interval
     model = LitClassifier(data.class_names, data.input_shape, data.mean, data.std, network_args={"widths": [2]})
-    bar = Counting(**interval)
+    bar = Counting()
     trainer = Trainer(accelerator="cpu", max_epochs=1, limit_train_batches=400, limit_val_batches=0, logger=False,
                       enable_checkpointing=False, enable_model_summary=False, callbacks=[bar])
     started = time.perf_counter()

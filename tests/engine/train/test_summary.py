@@ -2,7 +2,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from lit_guide.data import DigitsData
-from lit_guide.engine.train.summary import Summary
+from lit_guide.engine.train.progress import Summary
 from lit_guide.model import LitClassifier
 
 pytestmark = [

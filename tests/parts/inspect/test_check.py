@@ -113,7 +113,7 @@ def test_nearly_equal_is_what_near_bits_says(folder):
     pixels_HWC = picture(6).astype(int)
     pixels_HWC[30:60, 40:80] += 60
     put(folder / "val/dog/changed.png", pixels_HWC.clip(0, 255).astype(np.uint8))
-    bits = (examine(folder, ["train/dog/6.png", "val/dog/changed.png"]).dhash_N).tolist()
+    bits = (examine(folder, ["train/dog/6.png", "val/dog/changed.png"]).seen_N["dhash"]).tolist()
     apart = (bits[0] ^ bits[1]).bit_count()
     assert 0 < apart < 10
     data = FolderData(str(folder), image_size=64)

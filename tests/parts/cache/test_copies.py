@@ -18,11 +18,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.photos import cache
-from lit_guide.engine.photos.cache import CachedImages, default_folder, fingerprint, open_files
+from lit_guide.engine.photos import known
 from lit_guide.engine.photos.crops import resize_shorter
 from lit_guide.engine.photos.dataset import ImageDataset, Paths
 from lit_guide.engine.photos.decode import decode
+from lit_guide.engine.photos.examine import examine
+from lit_guide.engine.photos.known import default_folder, examine_once, fingerprint
+from lit_guide.parts.cache import copies
+from lit_guide.parts.cache.copies import CachedImages, in_memory, on_disk
 
 SIDE = 48
 GOOD = ["cat/1.jpg", "cat/2.jpg", "cat/same.jpg", "dog/high.png", "dog/small.png", "dog/turned.jpg"]
@@ -66,9 +69,17 @@ def undecoded(monkeypatch):
     """From the call on, decoding a file is an error."""
 
     def forbid():
-        monkeypatch.setattr(cache, "examine", lambda *args, **kwargs: pytest.fail("files were decoded again"))
+        for module in (known, copies):
+            monkeypatch.setattr(module, "examine", lambda *args, **kwargs: pytest.fail("files were decoded again"))
 
     return forbid
+
+
+def open_files(root, names, kind, side, store):
+    """What a DataModule opens for `data.cache: kind`."""
+    if kind == "none":
+        return examine_once(root, names, store), None
+    return {"ram": in_memory, "disk": on_disk}[kind](root, names, side, store)
 
 
 def expected(root, name, side=SIDE):
@@ -212,28 +223,6 @@ def test_another_list_of_files_is_another_set(root, store):
             assert torch.equal(images[index], expected(root, name)) if name in GOOD else images[index].numel() == 0
 
 
-def test_names_and_sizes_that_run_into_each_other_are_told_apart(tmp_path):
-    for name, size in (("a", 12), ("a1", 2)):
-        (tmp_path / name).write_bytes(bytes(size))
-        os.utime(tmp_path / name, (1_000_000_000, 1_000_000_000))
-    assert fingerprint(tmp_path, ["a"]) != fingerprint(tmp_path, ["a1"])
-    assert fingerprint(tmp_path, ["ab", "c"]) != fingerprint(tmp_path, ["a", "bc"])
-
-
-def test_what_earlier_versions_remember_is_found_again(tmp_path):
-    for number, name in enumerate(("a.jpg", "фото 1.png")):
-        (tmp_path / name).write_bytes(bytes(number))
-        os.utime(tmp_path / name, ns=(0, 10**18 + 1000 * number))
-    names = ["a.jpg", "фото 1.png", os.fsdecode(b"gone \xff.gif")]
-    assert fingerprint(tmp_path, Paths(names)) == "2d95d7e501464eed23d3dfb28f1ee20b"
-
-
-def test_another_version_of_what_is_stored_makes_older_caches_stale(root, monkeypatch):
-    before = fingerprint(root, NAMES)
-    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
-    assert fingerprint(root, NAMES) != before
-
-
 def test_equal_names_below_another_root_are_another_set(root, store, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(root, other)  # with the times of the files
@@ -356,17 +345,6 @@ def test_a_damaged_cache_is_built_anew(root, store, name, damage, undecoded):
     assert_right(root, NAMES, open_files(root, NAMES, "disk", SIDE, store))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"bad": {"x": "y"}, "duplicates": []}', b'{"duplicates": []}'])
-def test_f13_a_damaged_record_of_the_check_is_made_anew(root, store, content, undecoded):
-    open_files(root, NAMES, "none", SIDE, store)
-    (record,) = store.glob("*/*/examined.json")
-    record.write_bytes(content)
-    for _ in range(2):
-        examined, _ = open_files(root, NAMES, "none", SIDE, store)
-        assert {NAMES[index]: reason for index, reason in examined.bad.items()} == BAD
-        undecoded()
-
-
 def test_what_an_interrupted_build_left_is_not_used(root, store):
     open_files(root, NAMES, "disk", SIDE, store)
     done = result(store)
@@ -388,7 +366,7 @@ def test_a_build_that_fails_leaves_nothing_and_gives_the_lock_back(root, store, 
             assert list(store.rglob("images.bin"))
             raise error
 
-        patch.setattr(cache, "_decode_all", fail)
+        patch.setattr(copies, "_decode_all", fail)
         with pytest.raises(UserError if isinstance(error, OSError) else error):
             open_files(root, NAMES, "disk", SIDE, store)
     assert [path.name for path in store.rglob("*") if path.is_file()] == ["lock"]
@@ -484,22 +462,13 @@ def test_a_whole_cache_is_used_where_nothing_can_be_locked(root, store, undecode
     assert_right(root, NAMES, open_files(root, NAMES, "disk", SIDE, store))
 
 
-def test_a_check_that_can_not_be_remembered_is_still_a_check(root, store):
-    open_files(root, NAMES, "none", SIDE, store)
-    (record,) = store.glob("*/*/examined.json")
-    record.unlink()
-    record.with_suffix(".part").mkdir()  # in the way
-    examined, _ = open_files(root, NAMES, "none", SIDE, store)
-    assert {NAMES[index]: reason for index, reason in examined.bad.items()} == BAD
-
-
 # --- other processes
 
 
 def test_copies_on_disk_are_sent_to_other_processes_without_their_pixels(root, store):
     _, images = open_files(root, NAMES, "disk", SIDE, store)
     before = len(pickle.dumps(images))
-    assert_right(root, NAMES, (cache.examine(root, NAMES), images))  # now the file is mapped
+    assert_right(root, NAMES, (examine(root, NAMES), images))  # now the file is mapped
     sent = pickle.dumps(images)
     assert len(sent) == before < 3000 < (result(store) / "images.bin").stat().st_size
     received = pickle.loads(sent)
@@ -526,21 +495,21 @@ def test_loader_processes_read_the_copies_however_they_are_started(root, store, 
 BUILD = """
 import hashlib, json, sys, time
 from pathlib import Path
-from lit_guide.engine.photos import cache
+from lit_guide.parts.cache import copies
 
 root, store, go = map(Path, sys.argv[1:4])
-builds, scale, examine = [], cache.resize_shorter, cache.examine
+builds, scale, examine = [], copies.resize_shorter, copies.examine
 
 def slowly(*args, **kwargs):
     time.sleep(0.02)
     return scale(*args, **kwargs)
 
-cache.resize_shorter = slowly
-cache.examine = lambda *args: builds.append(1) or examine(*args)
+copies.resize_shorter = slowly
+copies.examine = lambda *args: builds.append(1) or examine(*args)
 go.with_suffix(f".{sys.argv[4]}").touch()
 while not go.exists():
     time.sleep(0.001)
-examined, images = cache.open_files(root, sys.argv[5:], "disk", 48, store)
+examined, images = copies.on_disk(root, sys.argv[5:], 48, store)
 pixels = hashlib.sha256()
 for index in range(len(sys.argv[5:])):
     pixels.update(images[index].numpy().tobytes())
@@ -615,23 +584,23 @@ def test_f13_a_bad_file_that_can_be_read_after_all_is_noticed(root, store, kind,
     """A permission, or a plugin of Pillow's for another format, changes neither size nor time."""
     examined, _ = open_files(root, NAMES, kind, SIDE, store)
     first = min(examined.bad)
-    really = cache.decode
+    really = known.decode
 
     def reads_all(path):
         return torch.zeros(3, 4, 4, dtype=torch.uint8) if path == root / NAMES[first] else really(path)
 
-    monkeypatch.setattr(cache, "decode", reads_all)
+    monkeypatch.setattr(known, "decode", reads_all)
     calls = []
-    examine_really = cache.examine
 
-    def examine(*args, **kwargs):
+    def counted(*args, **kwargs):
         calls.append(args)
-        return examine_really(*args, **kwargs)
+        return examine(*args, **kwargs)
 
-    monkeypatch.setattr(cache, "examine", examine)
+    for module in (known, copies):
+        monkeypatch.setattr(module, "examine", counted)
     open_files(root, NAMES, kind, SIDE, store)
     assert len(calls) == 1
-    monkeypatch.setattr(cache, "decode", really)
+    monkeypatch.setattr(known, "decode", really)
     open_files(root, NAMES, kind, SIDE, store)
     assert len(calls) == 1
 
@@ -643,15 +612,6 @@ def test_a_cache_larger_than_memory_is_mapped(tmp_path):
         file.truncate(count * 3 * 1024**2 - 3)
         file.seek(0, os.SEEK_END)
         file.write(b"\1\2\3")
-    images = cache.CachedImages(torch.full((count, 2), 1024), tmp_path / "images.bin")
+    images = CachedImages(torch.full((count, 2), 1024), tmp_path / "images.bin")
     assert images[count - 1][:, -1, -1].tolist() == [1, 2, 3]
     assert images[0].sum() == 0
-
-
-def test_what_a_check_found_is_not_looked_for_again(root, store, undecoded):
-    examined = cache.examine(root, NAMES)
-    cache.remember(root, NAMES, store, examined)
-    undecoded()
-    found, images = open_files(root, NAMES, "none", SIDE, store)
-    assert images is None
-    assert (found.bad, found.duplicates) == (examined.bad, examined.duplicates)

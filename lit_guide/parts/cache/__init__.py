@@ -1,0 +1,1 @@
+"""`data.cache: ram | disk`: decode each photo once and keep a small copy."""
