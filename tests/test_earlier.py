@@ -58,7 +58,7 @@ NAMES = {
     "lit_guide.data.examine": "Examined difference_hash examine",
     "lit_guide.data.files": "ImageDataset Paths",
     "lit_guide.data.folder": "FolderData ImageFolderDataset",
-    "lit_guide.data.loaders": "Split evaluation_loader training_loader",
+    "lit_guide.data.loaders": "Split evaluation_loader",
     "lit_guide.data.photos": "Listing PhotoData",
     "lit_guide.data.samplers": "Places TrainBatches seed_all",
     "lit_guide.data.splits": "grouped_split named_split stratified_split",
