@@ -187,11 +187,11 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from {package}.engine.train import writer
 from {package}.cli import main
-write, test = writer._write, Trainer.test
+write, validate = writer._write, Trainer.validate
 def tell(self, *args, **kwargs):
-    Path(f"tested_by_{{self.global_rank}}").write_text(str(kwargs["ckpt_path"]))
-    return test(self, *args, **kwargs)
-Trainer.test = tell
+    Path(f"scored_by_{{self.global_rank}}").write_text(str(kwargs["ckpt_path"]))
+    return validate(self, *args, **kwargs)
+Trainer.validate = tell
 writer._write = lambda *args: (time.sleep(2), write(*args))
 sys.exit(main(sys.argv[1:]))
 """
@@ -206,4 +206,4 @@ def test_all_processes_take_the_best_checkpoint_that_the_first_is_still_writing(
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     best = str(tmp_path / "run/checkpoints/best.ckpt")
-    assert [(tmp_path / f"tested_by_{rank}").read_text() for rank in (0, 1)] == [best, best]
+    assert [(tmp_path / f"scored_by_{rank}").read_text() for rank in (0, 1)] == [best, best]
