@@ -19,8 +19,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from lit_guide.engine.data.base import ImageDataModule
-from lit_guide.engine.data.source import Source, check_classes
-from lit_guide.engine.data.splits import grouped_split, stratified_split
+from lit_guide.engine.data.source import Source, check_classes, grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
