@@ -83,16 +83,13 @@ def stratified_split(
 
     Args:
         labels: class index of each of N rows, int64, shape (N,).
-        fractions: name -> share of the rows; the shares must be >= 0 and sum to 1.
+        fractions: name -> share of the rows.
         seed: the same seed, labels and fractions always give the same split.
         copies: groups of rows that stay together; the first of a group is dealt out, the others follow it.
         names: a name for each row, by whose hash a class is shuffled: a row that is added later moves hardly any other.
 
     Returns:
         name -> row indices, int64; together they hold every row exactly once.
-
-    Raises:
-        ValueError: the fractions are negative or do not sum to 1.
     """
     shares = _checked_shares(fractions)
     generator = np.random.default_rng(seed)
@@ -112,11 +109,7 @@ def stratified_split(
 
 
 def named_split(split: Sequence[str] | NDArray[np.str_], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Turn a column that names the split of every row into row indices per split.
-
-    Raises:
-        ValueError: a row names a split that is not in `names`; the message gives the first such row.
-    """
+    """Turn a column that names the split of every row into row indices per split; ValueError for a name not in `names`."""
     column = np.asarray(split).astype(str)
     unknown = np.flatnonzero(~np.isin(column, list(names)))
     if len(unknown):
