@@ -27,16 +27,13 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 class Source:
     """What `load` of a source finds: all samples of all splits.
 
-    Attributes:
-        dataset: sample i is (image_CHW, label). With a method `batch(rows)` it gives whole batches (image_BCHW, label_B) at once.
-        labels_N: class index of every sample, int64.
-        class_names: the K names, in the order of the indices.
-        rows: split name -> sample indices, where the data come with their own split; None to be split here.
+    Sample i is (image_CHW, label). If the dataset has a method `batch(rows)`, that gives whole batches (image_BCHW, label_B).
     """
 
     dataset: Dataset[tuple[Tensor, Tensor]]
-    labels_N: NDArray[np.int64]
-    class_names: list[str]
+    labels_N: NDArray[np.int64]  # class index of every sample
+    class_names: list[str]  # the K names, in the order of the indices
+    # Split name -> sample indices, where the data come with their own split; None to be split here.
     rows: Mapping[str, NDArray[np.int64]] | None = None
 
     def __post_init__(self) -> None:

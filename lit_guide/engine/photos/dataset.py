@@ -58,43 +58,29 @@ class Paths(Sequence[str]):
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a set, before any was opened.
+    """The files of a set, before any was opened."""
 
-    Attributes:
-        root: the folder that the paths are relative to.
-        paths: the N files.
-        labels_N: class index of each, int64.
-        class_names: the K names.
-        rows: split name -> indices, where the set comes split; a split that is missing is cut from train.
-        notes: what was left out, in words.
-    """
-
-    root: Path
-    paths: Sequence[str]
-    labels_N: NDArray[np.int64]
-    class_names: list[str]
+    root: Path  # the folder that the paths are relative to
+    paths: Sequence[str]  # the N files
+    labels_N: NDArray[np.int64]  # class index of each
+    class_names: list[str]  # the K names
+    # Split name -> indices, where the set comes split; a split that is missing is cut from train.
     rows: Mapping[str, NDArray[np.int64]] | None = None
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  # what was left out, in words
 
 
 @dataclass(eq=False, repr=False)
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     """Image files and their labels. Sample i is (image_CHW uint8 RGB, label), after `transform` if there is one.
 
-    Args:
-        root: the folder that the paths are relative to.
-        paths: the N files.
-        label_N: their class indices, int64.
-        transform: an image (C, H, W) uint8 -> what the sample shall hold in its place. For whole batches it must give the same
-            size for every image.
-        read: index -> image (C, H, W) uint8, in the place of decoding the file: a cache.
+    For whole batches `transform` must give the same size for every image.
     """
 
-    root: Path | str
-    paths: Sequence[str]
-    label_N: Tensor
-    transform: Callable[[Tensor], Tensor] | None = None
-    read: Callable[[int], Tensor] | None = None
+    root: Path | str  # the folder that the paths are relative to
+    paths: Sequence[str]  # the N files
+    label_N: Tensor  # class index of each, int64
+    transform: Callable[[Tensor], Tensor] | None = None  # image (C, H, W) uint8 -> what the sample shall hold in its place
+    read: Callable[[int], Tensor] | None = None  # index -> image (C, H, W) uint8, in the place of decoding the file: a cache
 
     def __len__(self) -> int:
         return len(self.paths)
