@@ -54,7 +54,7 @@ class PhotoData(ImageDataModule):
         cache_dir: where a disk cache and what was checked are kept; ~/.cache/lit-guide if null.
     """
 
-    caches: ClassVar[Mapping[str, str]] = {}  # kind -> module:function of the part; the table is lit_guide.data's
+    caches: ClassVar[Mapping[str, str]] = {}  # kind -> module:function of the part: the story's table
     on_disk = True  # whether the paths of the listing are files
     folder: Path | None = None  # where the files are; None where moving one away would leave a gap in a list of them
 
