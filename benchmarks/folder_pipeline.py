@@ -41,8 +41,7 @@ from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
 from lit_guide.data import FolderData
-from lit_guide.engine.data.augment import to_float
-from lit_guide.engine.data.source import IMAGENET
+from lit_guide.engine.data.source import IMAGENET, to_float
 from lit_guide.networks import Normalized
 
 IMAGES, BATCH, SIDE, WORKERS = 4_000, 32, 224, 2

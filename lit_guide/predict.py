@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.engine.classifier import fact, require
-from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.loaders import Split, evaluation_loader
+from lit_guide.engine.data.source import to_float
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.crops import EvalTransform

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.engine.data.augment import to_float
+from lit_guide.engine.data.source import to_float
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos import decode as decode_module
 from lit_guide.engine.photos.crops import EvalTransform

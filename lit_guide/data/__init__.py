@@ -10,7 +10,10 @@ from lit_guide.engine.data.module import Source as Source
 from lit_guide.engine.photos.module import PhotoData as PhotoData
 
 # Where decoded photos may be kept: a function (root, paths, side, folder) -> what is bad or equal, and what reads photo i.
-CACHES = {"ram": "lit_guide.parts.cache.copies:in_memory", "disk": "lit_guide.parts.cache.copies:on_disk"}
+CACHES = {
+    "ram": "lit_guide.parts.cache.copies:in_memory",
+    "disk": "lit_guide.parts.cache.copies:on_disk",
+}
 PhotoData.caches = CACHES
 
 if find_spec("lit_guide.data.arrays"):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_guide.engine.data.module import ArrayDataset, DataModule, Source
-from lit_guide.engine.data.splits import SPLITS, named_split
+from lit_guide.engine.data.source import SPLITS, named_split
 from lit_guide.engine.errors import ConfigError, UserError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_guide.engine.data.splits import SPLIT_NAMES
+from lit_guide.engine.data.source import SPLIT_NAMES
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths, shown
 from lit_guide.engine.photos.listing import files_below, hidden, visible_folders

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_guide.engine.data.splits import SPLIT_NAMES, SPLITS, named_split
+from lit_guide.engine.data.source import SPLIT_NAMES, SPLITS, named_split
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import Listing, Paths, shown
 from lit_guide.engine.photos.module import PhotoData

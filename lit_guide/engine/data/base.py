@@ -19,10 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.loaders import Split, TrainBatches, evaluation_loader, loader, seed_step, shuffled_loader
-from lit_guide.engine.data.source import IMAGENET, Source, mean_and_std
-from lit_guide.engine.data.splits import stratified_split
+from lit_guide.engine.data.source import IMAGENET, Source, mean_and_std, stratified_split, to_float
 from lit_guide.engine.errors import ConfigError, UserError
 
 

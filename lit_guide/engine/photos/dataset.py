@@ -1,11 +1,9 @@
-"""The image files of a set: their names, the Dataset over them, and what can be wrong with how they are divided into splits.
+"""The image files of a set: their names, how they are listed, and the Dataset over them.
 
 Shapes: B images a batch, C channels, H x W pixels, K classes, N files.
 """
 
-import re
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.photos.decode import UnreadableImageError, decode
 
 SHOWN = 20  # paths that a message lists
@@ -61,43 +58,29 @@ class Paths(Sequence[str]):
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a set, before any was opened.
+    """The files of a set, before any was opened."""
 
-    Attributes:
-        root: the folder that the paths are relative to.
-        paths: the N files.
-        labels_N: class index of each, int64.
-        class_names: the K names.
-        rows: split name -> indices, where the set comes split; a split that is missing is cut from train.
-        notes: what was left out, in words.
-    """
-
-    root: Path
-    paths: Sequence[str]
-    labels_N: NDArray[np.int64]
-    class_names: list[str]
+    root: Path  # the folder that the paths are relative to
+    paths: Sequence[str]  # the N files
+    labels_N: NDArray[np.int64]  # class index of each
+    class_names: list[str]  # the K names
+    # Split name -> indices, where the set comes split; a split that is missing is cut from train.
     rows: Mapping[str, NDArray[np.int64]] | None = None
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  # what was left out, in words
 
 
 @dataclass(eq=False, repr=False)
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     """Image files and their labels. Sample i is (image_CHW uint8 RGB, label), after `transform` if there is one.
 
-    Args:
-        root: the folder that the paths are relative to.
-        paths: the N files.
-        label_N: their class indices, int64.
-        transform: an image (C, H, W) uint8 -> what the sample shall hold in its place. For whole batches it must give the same
-            size for every image.
-        read: index -> image (C, H, W) uint8, in the place of decoding the file: a cache.
+    For whole batches `transform` must give the same size for every image.
     """
 
-    root: Path | str
-    paths: Sequence[str]
-    label_N: Tensor
-    transform: Callable[[Tensor], Tensor] | None = None
-    read: Callable[[int], Tensor] | None = None
+    root: Path | str  # the folder that the paths are relative to
+    paths: Sequence[str]  # the N files
+    label_N: Tensor  # class index of each, int64
+    transform: Callable[[Tensor], Tensor] | None = None  # image (C, H, W) uint8 -> what the sample shall hold in its place
+    read: Callable[[int], Tensor] | None = None  # index -> image (C, H, W) uint8, in the place of decoding the file: a cache
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -131,65 +114,6 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         for at, index in enumerate(indices[1:], start=1):
             image_BHWC[at] = self[index][0].permute(1, 2, 0)
         return image_BHWC.permute(0, 3, 1, 2), self.label_N[indices]
-
-
-def groups_of(paths: Sequence[str], rows: NDArray[np.int64], pattern: re.Pattern[str]) -> list[str]:
-    """What `pattern` finds in the path of each of these rows; a ConfigError where it finds nothing."""
-    names, groups = list(paths), []
-    for row in rows.tolist():
-        match = pattern.search(names[row])
-        if match is None or not match[1]:
-            raise ConfigError(f"data.group_pattern {pattern.pattern} finds nothing in {names[row]}.")
-        groups.append(match[1])
-    return groups
-
-
-def check_rows(
-    listing: Listing,
-    rows: Mapping[str, NDArray[np.int64]],
-    fractions: Mapping[str, float],
-    duplicates: Sequence[Sequence[int]],
-    pattern: re.Pattern[str] | None,
-) -> None:
-    """Refuse splits without images; warn of what is in two splits or two classes, and of classes that a split lacks.
-
-    Args:
-        listing: the files.
-        rows: split name -> their rows.
-        fractions: split name -> its share: one of 0 may be empty.
-        duplicates: groups of equal files.
-        pattern: gives the group of a file, by its path.
-
-    Raises:
-        UserError: a split other than val got no images.
-    """
-
-    def equal(groups: Sequence[Sequence[int]]) -> str:
-        return shown([joined([listing.paths[index] for index in group], " = ") for group in groups])
-
-    for name, share in fractions.items():
-        if not len(rows[name]) and share > 0:
-            message = f"the {name} split got none of the {sum(map(len, rows.values()))} images"
-            if name != "val":
-                raise UserError(f"{message.capitalize()}: add images, or change data.val_fraction and data.test_fraction.")
-            warn(f"{message}: there is no validation. Add images, or raise data.val_fraction.")
-    split_N = np.full(len(listing.paths), -1)
-    for number, name in enumerate(rows):
-        split_N[rows[name]] = number
-    if leaks := [group for group in duplicates if len(set(split_N[group]) - {-1}) > 1]:
-        warn(f"{len(leaks)} images are in more than one split, so scores on them mean nothing:\n{equal(leaks)}")
-    if torn := [group for group in duplicates if len(set(listing.labels_N[group])) > 1]:
-        warn(f"{len(torn)} images are in more than one class:\n{equal(torn)}")
-    if pattern is not None:
-        of_split = [dict.fromkeys(groups_of(listing.paths, indices, pattern)) for indices in rows.values()]
-        counted = Counter(group for groups in of_split for group in groups)
-        if split_up := [group for group, count in counted.items() if count > 1]:
-            warn(f"{len(split_up)} groups of data.group_pattern are in more than one split:\n{shown(split_up)}")
-    for name, indices in rows.items():
-        lacking = np.setdiff1d(np.arange(len(listing.class_names)), listing.labels_N[indices])
-        if len(indices) and len(lacking):
-            classes = shown([listing.class_names[k] for k in lacking])
-            warn(f"the {name} split has no image of {len(lacking)} classes:\n{classes}")
 
 
 def joined(names: Sequence[str], sign: str, most: int = 5) -> str:

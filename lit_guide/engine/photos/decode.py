@@ -36,17 +36,10 @@ class UnreadableImageError(ValueError):
 
 
 def decode(path: Path | str, mode: str = "RGB") -> Tensor:
-    """Read an image file.
+    """Read a JPEG, PNG, WebP, GIF, BMP or TIFF file, or another one that Pillow reads, as (C, H, W) uint8.
 
     The orientation in its EXIF data is applied; transparency is dropped; 16 bits are cut to the upper 8; of an animation the
-    first frame is taken.
-
-    Args:
-        path: a JPEG, PNG, WebP, GIF, BMP or TIFF file, or another one that Pillow reads.
-        mode: what the channels shall be: L, RGB or RGBA.
-
-    Returns:
-        (C, H, W) uint8.
+    first frame is taken. `mode` is what the channels shall be: L, RGB or RGBA.
 
     Raises:
         UnreadableImageError: the file is missing, empty, broken, no image, or has more than MAX_PIXELS pixels.

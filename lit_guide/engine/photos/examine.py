@@ -40,16 +40,11 @@ SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("mode", "U8"), ("dhash", "u
 
 @dataclass
 class Examined:
-    """What a full decode of N files found.
+    """What a full decode of N files found."""
 
-    Attributes:
-        bad: index of a file -> why it can't be used.
-        duplicates: groups of indices whose files are equal, byte for byte; a group is in ascending order.
-        seen_N: the fields of SEEN for each file; empty where only the other two are remembered.
-    """
-
-    bad: dict[int, str]
-    duplicates: list[list[int]]
+    bad: dict[int, str]  # index of a file -> why it can't be used
+    duplicates: list[list[int]]  # groups of indices whose files are equal, byte for byte; a group is in ascending order
+    # The fields of SEEN for each file; none where only the other two are remembered.
     seen_N: NDArray[Any] = field(default_factory=lambda: np.zeros(0, SEEN))
 
 

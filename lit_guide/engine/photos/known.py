@@ -45,8 +45,7 @@ def once(
     """What `find` gives, or `build` where that fails; of several processes one builds. The examination is remembered as well.
 
     Args:
-        root: the folder that the paths are relative to.
-        paths: the files.
+        root, paths: the files, and the folder that the paths are relative to.
         folder: where things are remembered; `default_folder()` if None.
         find: reads what `build` made in the folder of these files; any exception means that it is not there, or damaged.
         build: makes it.

@@ -5,6 +5,7 @@ Shapes: B images a batch, C = 3 channels, H x W pixels, K classes, N files.
 
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +20,11 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from lit_guide.engine.data.base import ImageDataModule
-from lit_guide.engine.data.source import Source, check_classes
-from lit_guide.engine.data.splits import grouped_split, stratified_split
+from lit_guide.engine.data.source import Source, check_classes, grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
-from lit_guide.engine.photos.dataset import ImageDataset, Listing, check_rows, groups_of, shown
+from lit_guide.engine.photos.dataset import ImageDataset, Listing, joined, shown
 from lit_guide.engine.photos.known import examine_once
 from lit_guide.engine.tables import gone, load
 
@@ -54,7 +54,7 @@ class PhotoData(ImageDataModule):
         cache_dir: where a disk cache and what was checked are kept; ~/.cache/lit-guide if null.
     """
 
-    caches: ClassVar[Mapping[str, str]] = {}  # kind -> module:function of the part; the table is lit_guide.data's
+    caches: ClassVar[Mapping[str, str]] = {}  # kind -> module:function of the part: the story's table
     on_disk = True  # whether the paths of the listing are files
     folder: Path | None = None  # where the files are; None where moving one away would leave a gap in a list of them
 
@@ -122,8 +122,8 @@ class PhotoData(ImageDataModule):
         if self.cache == "none":
             examined, read = examine_once(listing.root, listing.paths, self.cache_dir), None
         else:
-            decode_once = load(self.caches)[self.cache]
-            examined, read = decode_once(listing.root, listing.paths, self.resized_side, self.cache_dir)
+            side = round(self.size / (self.crop or 1.0))  # the shorter one, as evaluation scales an image
+            examined, read = load(self.caches)[self.cache](listing.root, listing.paths, side, self.cache_dir)
         if examined.bad:
             names = shown([f"{listing.root / listing.paths[index]}: {reason}" for index, reason in examined.bad.items()])
             if len(examined.bad) == len(listing.paths):
@@ -137,7 +137,7 @@ class PhotoData(ImageDataModule):
                 )
             warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
         rows = self.divide(examined.bad, examined.duplicates)
-        check_rows(listing, rows, self.fractions, examined.duplicates, self.group_pattern)
+        self._check(rows, examined.duplicates)
         dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), read=read)
         return Source(dataset, listing.labels_N, listing.class_names, rows)
 
@@ -163,25 +163,59 @@ class PhotoData(ImageDataModule):
             names = list(self.listing.paths)
             parts = stratified_split(labels_T, shares, self.split_seed, copies, (names[row] for row in row_T.tolist()))
         else:
-            parts = grouped_split(labels_T, groups_of(self.listing.paths, row_T, self.group_pattern), shares, self.split_seed)
+            parts = grouped_split(labels_T, self._groups(row_T), shares, self.split_seed)
         return {name: given[name] if name in given else row_T[parts[name]] for name in self.fractions}
+
+    def _groups(self, rows: NDArray[np.int64]) -> list[str]:
+        """What `group_pattern` finds in the path of each of these rows."""
+        assert self.group_pattern is not None
+        names, groups = list(self.listing.paths), []
+        for row in rows.tolist():
+            match = self.group_pattern.search(names[row])
+            if match is None or not match[1]:
+                raise ConfigError(f"data.group_pattern {self.group_pattern.pattern} finds nothing in {names[row]}.")
+            groups.append(match[1])
+        return groups
+
+    def _check(self, rows: Mapping[str, NDArray[np.int64]], duplicates: Sequence[Sequence[int]]) -> None:
+        """Refuse splits without images; warn of what is in two splits or two classes, and of classes that a split lacks."""
+
+        def equal(groups: Sequence[Sequence[int]]) -> str:
+            return shown([joined([self.listing.paths[index] for index in group], " = ") for group in groups])
+
+        for name, share in self.fractions.items():
+            if not len(rows[name]) and share > 0:
+                message = f"the {name} split got none of the {sum(map(len, rows.values()))} images"
+                if name != "val":
+                    raise UserError(f"{message.capitalize()}: add images, or change data.val_fraction and data.test_fraction.")
+                warn(f"{message}: there is no validation. Add images, or raise data.val_fraction.")
+        split_N = np.full(len(self.listing.paths), -1)
+        for number, name in enumerate(rows):
+            split_N[rows[name]] = number
+        if leaks := [group for group in duplicates if len(set(split_N[group]) - {-1}) > 1]:
+            warn(f"{len(leaks)} images are in more than one split, so scores on them mean nothing:\n{equal(leaks)}")
+        if torn := [group for group in duplicates if len(set(self.listing.labels_N[group])) > 1]:
+            warn(f"{len(torn)} images are in more than one class:\n{equal(torn)}")
+        if self.group_pattern is not None:
+            counted = Counter(group for indices in rows.values() for group in dict.fromkeys(self._groups(indices)))
+            if split_up := [group for group, count in counted.items() if count > 1]:
+                warn(f"{len(split_up)} groups of data.group_pattern are in more than one split:\n{shown(split_up)}")
+        for name, indices in rows.items():
+            lacking = np.setdiff1d(np.arange(len(self.listing.class_names)), self.listing.labels_N[indices])
+            if len(indices) and len(lacking):
+                classes = shown([self.listing.class_names[k] for k in lacking])
+                warn(f"the {name} split has no image of {len(lacking)} classes:\n{classes}")
 
     def samples(self, training: bool) -> Dataset[tuple[Tensor, Tensor]]:
         """The images as training or evaluation cuts them: (3, image_size, image_size) uint8."""
         source = self.source.dataset
         assert isinstance(source, ImageDataset)
-        transform = self.train_transform() if training and self.augment else EvalTransform(self.size, self.crop or 1.0)
+        transform: Callable[[Tensor], Tensor] = EvalTransform(self.size, self.crop or 1.0)
+        if training and self.augment:
+            extra = [kind() for kind in AUTO_AUGMENT[self.auto_augment]]
+            extra += [v2.RandomErasing(float(self.erasing))] if self.erasing else []
+            transform = TrainTransform(self.size, self.min_area, self.flip, extra)
         return ImageDataset(source.root, source.paths, source.label_N, transform, source.read)
-
-    def train_transform(self) -> Callable[[Tensor], Tensor]:
-        """What is done to a training image."""
-        erasing = [v2.RandomErasing(float(self.erasing))] if self.erasing else []
-        return TrainTransform(self.size, self.min_area, self.flip, [kind() for kind in AUTO_AUGMENT[self.auto_augment]] + erasing)
-
-    @property
-    def resized_side(self) -> int:
-        """The shorter side, in pixels, that evaluation scales an image to; a cache keeps this size."""
-        return round(self.size / (self.crop or 1.0))
 
     # A model is built from these two before any file is opened: arguments are parsed in no time.
 
@@ -197,10 +231,7 @@ class PhotoData(ImageDataModule):
         return (3, self.size, self.size)
 
     def auto_workers(self) -> int:
-        """Decoding takes all cores that this process may use, shared with the other processes of the run; at most 16.
-
-        More workers than batches would have nothing to do.
-        """
+        """Decoding takes all cores that this process may use; more workers than batches would have nothing to do."""
         on_this_node = self.trainer.num_devices if self.trainer is not None else 1
         batches = -(-len(self.listing.paths) // self.batch_size)
         return min(most_workers(on_this_node), batches)

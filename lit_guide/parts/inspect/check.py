@@ -14,9 +14,8 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
-from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.base import ImageDataModule
-from lit_guide.engine.data.source import Source
+from lit_guide.engine.data.source import Source, to_float
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.dataset import Listing
 from lit_guide.engine.photos.examine import SEEN, Examined, difference_hash, examine

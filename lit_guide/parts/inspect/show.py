@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from lit_guide.engine.data.augment import to_float
 from lit_guide.engine.data.base import ImageDataModule
+from lit_guide.engine.data.source import to_float
 from lit_guide.engine.photos.crops import resize_shorter
 
 COLUMNS = 6

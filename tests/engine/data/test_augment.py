@@ -6,7 +6,8 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from lit_guide.engine.data.augment import random_affine, random_crop_flip, to_float
+from lit_guide.engine.data.module import random_affine, random_crop_flip
+from lit_guide.engine.data.source import to_float
 
 
 def distinct_images(B, C, H, W):

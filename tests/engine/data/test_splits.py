@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from lit_guide.engine.data.splits import grouped_split, named_split, stratified_split
+from lit_guide.engine.data.source import grouped_split, named_split, stratified_split
 
 FRACTIONS = {"train": 0.65, "val": 0.15, "test": 0.2}
 
