@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -301,7 +300,7 @@ BARE_DATA = ["fit", *QUIET]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """A file that somebody wrote into the package: `lit_guide.mine`."""
     path = tmp_path_factory.mktemp("own") / "mine.py"
     path.write_text(OWN)
@@ -309,11 +308,10 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "lit_guide.mine", module)
-        patch.setattr(lit_guide, "mine", module, raising=False)
-        spec.loader.exec_module(module)
-        yield module
+    # For good: its classes stay known to their bases, and jsonargparse asks each of them for the module that it is from.
+    sys.modules["lit_guide.mine"] = lit_guide.mine = module  # type: ignore[attr-defined]
+    spec.loader.exec_module(module)
+    return module
 
 
 def results(run_dir: str = "r") -> dict[str, object]:
