@@ -152,9 +152,8 @@ def test(args: list[str]) -> None:
 def score(cli: Started, section: str) -> None:
     """Run an evaluation and add its figures to results.json."""
     evaluate = getattr(cli.trainer, cli.command)
-    verbose = cli.config.verbose
     with cli.stop.installed():
-        cli.run(evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, verbose=verbose)
+        cli.run(evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, verbose=cli.config.verbose)
     if cli.trainer.is_global_zero:
         metrics = cli.metrics()
         runs.update_results(cli.run_dir, {**environment(cli.trainer), section: metrics})

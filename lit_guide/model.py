@@ -112,12 +112,11 @@ class LitClassifier(ClassifierModule):
                 "scale_lr": scale_lr,
             }
         )
-        self.network = Normalized(build_network(network, C, K, (H, W), weights, network_args), mean, std)
-        self.network.to(memory_format=self.memory_format)
+        body = build_network(network, C, K, (H, W), weights, network_args)
+        self.network = Normalized(body, mean, std).to(memory_format=self.memory_format)
         self.criterion = build_loss(described, K, label_smoothing, class_weights)
         # Evaluations leave out smoothing and weights, so that runs with others can be compared; what the loss learnt stays.
-        learns = any(True for _ in self.criterion.parameters())
-        self.plain_criterion = self.criterion if learns else build_loss(described, K, reduction="none")
+        self.plain_criterion = self.criterion if [*self.criterion.parameters()] else build_loss(described, K, reduction="none")
         self.val_metrics = classification_metrics(K, "val/")
         self.test_metrics = classification_metrics(K, "test/")
         # Lightning's summary counts the operations of a forward pass over this.

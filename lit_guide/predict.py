@@ -159,8 +159,7 @@ def predict(args: list[str]) -> None:
         top = [
             {"class": classes[int(k)], "probability": round(float(p), 6)} for p, k in zip(best.values, best.indices, strict=True)
         ]
-        truth = {"label": classes[label]} if label >= 0 else {}
-        rows.append({"file": name, **top[0], **truth, "top": top})
+        rows.append({"file": name, **top[0], **({"label": classes[label]} if label >= 0 else {}), "top": top})
     write_predictions(cli.run_dir, rows)
     print_predictions(cli.run_dir, rows)
     if bad:

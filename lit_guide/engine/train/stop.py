@@ -52,8 +52,8 @@ class Stop(Callback):
             raise Stopped(number)
         if not self.received and is_first():
             again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
-            told = f"\nlit-guide: {signal.Signals(number).name}: stopping after this step.{again}\n"
-            os.write(2, told.encode())  # a signal may come in the middle of a print
+            told = f"{signal.Signals(number).name}: stopping after this step.{again}"
+            os.write(2, f"\nlit-guide: {told}\n".encode())  # a signal may come in the middle of a print
         self.received = number
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
