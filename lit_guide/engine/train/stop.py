@@ -53,7 +53,7 @@ class Stop(Callback):
         if not self.received and is_first():
             again = " Ctrl-C again stops at once." if number == signal.SIGINT else ""
             told = f"{signal.Signals(number).name}: stopping after this step.{again}"
-            os.write(2, f"\nlit-guide: {told}\n".encode())  # a signal may come in the middle of a print
+            os.write(2, f"\nlit-guide: {told}\n".encode())  # not print: it may be in one
         self.received = number
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
