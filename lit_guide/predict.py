@@ -14,22 +14,19 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, distributed
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as TF
 
 from lit_guide.engine.classifier import fact, require
 from lit_guide.engine.data.loaders import Split, evaluation_loader
-from lit_guide.engine.data.source import to_float
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.machine import usable_cores
-from lit_guide.engine.photos.crops import EvalTransform
-from lit_guide.engine.photos.decode import UnreadableImageError, decode, find_images
+from lit_guide.engine.photos.crops import mode_of, read_image
+from lit_guide.engine.photos.decode import UnreadableImageError, find_images
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_table
 from lit_guide.fit import start
 from lit_guide.model import LitClassifier
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's name of the mode
 WORTH_WORKERS = 500  # files from which on loader processes pay
 UNKNOWN, UNREADABLE = -1, -2  # labels of a file to predict, and of one that could not be decoded
 
@@ -47,8 +44,7 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, paths: Sequence[Path], shape: Sequence[int], crop: float | None = None) -> None:
-        if shape[0] not in MODES:
-            raise ConfigError(f"The model takes {shape[0]} channels; image files can give 1, 3 or 4.")
+        mode_of(shape)
         self.paths, self.shape, self.crop = paths, tuple(shape), crop
 
     def __len__(self) -> int:
@@ -60,18 +56,6 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
             return read_image(self.paths[index], self.shape, self.crop), torch.tensor(UNKNOWN)
         except UnreadableImageError:
             return torch.zeros(self.shape), torch.tensor(UNREADABLE)
-
-
-def read_image(path: str | Path, shape: Sequence[int], crop: float | None = None) -> Tensor:
-    """An image file as a model takes it, (C, H, W) float32 from 0 to 1; the arguments are those of `ImageFiles`.
-
-    Raises:
-        UnreadableImageError: it can't be decoded; the message is the reason.
-    """
-    C, H, W = shape
-    image_CHW = decode(path, MODES[C])
-    cut = TF.resize(image_CHW, [H, W], antialias=True) if crop is None else EvalTransform(H, crop)(image_CHW)
-    return to_float(cut)
 
 
 class Probabilities(LightningModule):

@@ -523,3 +523,9 @@ def test_a_new_scheduler_starts_from_the_given_learning_rate(saved):
     path = saved(optimizer=partial(SGD, lr=0.8), scheduler=SCHEDULES["steps"][0])
     new = partial(StepLR, step_size=1, gamma=0.1)
     assert resumed(path, optimizer=partial(SGD, lr=0.8), scheduler=new)[1].rates == pytest.approx([0.8, 0.8, 0.08, 0.08])
+
+
+def test_a_loss_that_can_not_be_named_is_refused():
+    for loss in (lambda: nn.MultiMarginLoss(margin=0.2), partial(nn.MultiMarginLoss, 2)):
+        with pytest.raises(ConfigError, match=r"give a class, or functools\.partial\(CLASS, name=value\)"):
+            pixel_model(loss=loss)

@@ -302,3 +302,26 @@ def test_weights_that_can_not_be_downloaded_are_an_error_with_what_to_do(tmp_pat
     message = refusal("resnet18", 3, 7, (64, 64), weights="DEFAULT")
     assert "the weights of resnet18 could not be downloaded" in message
     assert "leave model.weights out" in message
+
+
+def test_a_network_with_another_number_of_logits_is_refused(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "three", lambda channels, classes: nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, 3)))
+    assert "three must give logits (B, 5)" in refusal("three", 1, 5, (8, 8))
+
+
+def test_a_network_that_takes_any_argument_gets_it(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "open", lambda channels, classes, **more: CNN(channels, classes, **more))
+    network = build_network("open", 1, 5, (8, 8), args={"widths": [4]})
+    assert network.features[0].out_channels == 4
+
+
+def test_a_network_that_fails_without_a_word_is_named(monkeypatch):
+    class Silent(nn.Module):
+        def __init__(self, channels, classes):
+            super().__init__()
+
+        def forward(self, image_BCHW):
+            raise AssertionError
+
+    monkeypatch.setitem(NETWORKS, "silent", Silent)
+    assert "silent can't take images of 1 x 8 x 8: AssertionError" in refusal("silent", 1, 5, (8, 8))

@@ -391,7 +391,7 @@ def test_what_it_lacks_is_said_by_the_commands_that_need_it(run: Run) -> None:
         (["fit", "--model", "lit_guide.mine.WithOptimizer"], "Leave it out: self.save_hyperparameters(ignore=['optimizer'])"),
         (["fit", "--model.loss", "lit_guide.mine.PlainData"], "model.loss: lit_guide.mine.PlainData is no Module."),
         (["fit", "--model.optimizer", "lit_guide.mine.Nope"], "model.optimizer: there is no lit_guide.mine.Nope."),
-        (["fit", "--model.network", "lit_guide.mine.FocalLos"], "lit_guide.mine.FocalLos is no subclass of Module"),
+        (["fit", "--model.network", "lit_guide.mine.FocalLos"], "model.network: there is no lit_guide.mine.FocalLos."),
         (["fit", "--trainer.callbacks", "lit_guide.mine.OwnMLP"], "trainer.callbacks: lit_guide.mine.OwnMLP is no Callback."),
         (["fit", "--data", "lit_guide.mine.OwnMLP"], "data: lit_guide.mine.OwnMLP is no LightningDataModule."),
     ],

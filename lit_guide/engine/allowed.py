@@ -1,5 +1,6 @@
 """Which classes a configuration or a checkpoint may name: only these are ever imported, and classes only, never functions."""
 
+import inspect
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -37,7 +38,7 @@ def allow(packages: list[str], typed: Sequence[str] = ()) -> None:
     for package in packages:
         try:
             import_module(package)
-        except ImportError as error:
+        except (ImportError, ValueError, TypeError) as error:
             raise ConfigError(f"--allow {package}: it can't be imported ({error}). Install it, or name the package.") from None
     _typed[:], _command[:] = packages, typed
     also_typed[:] = [word for package in packages for word in ("--allow", package)]
@@ -79,10 +80,14 @@ def import_class(path: str, base: type, key: str) -> type[Any]:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name, None)
-    except ImportError as error:
-        raise ConfigError(f"{key}: {path} can't be imported: {error}.") from None
+    except Exception as error:  # a file of one's own that is being written raises anything
+        raise ConfigError(f"{key}: {path} can't be imported: {type(error).__name__}: {error}.") from error
+    if found is None:
+        raise ConfigError(f"{key}: there is no {path}.")
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{key}: {path} is no subclass of {base.__name__}.")
+    if inspect.isabstract(found):
+        raise ConfigError(f"{key}: {path} lacks {', '.join(sorted(getattr(found, '__abstractmethods__', ())))}: add it.")
     return found
 
 
@@ -90,6 +95,3 @@ def path_of(cls: type) -> str:
     """The name under which a checkpoint keeps a class: bare where it is torch's or the engine's, else its dotted path."""
     ours = cls.__module__.startswith(("torch.", f"{PACKAGE}.engine."))
     return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
-
-
-allow([])

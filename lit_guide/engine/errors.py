@@ -42,6 +42,11 @@ def is_first() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def warn(message: str) -> None:
     """Say what the user should know and may leave as it is; in a run of several processes, once."""
     if is_first():

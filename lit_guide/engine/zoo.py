@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torchvision import models
 
 from lit_guide.engine.allowed import import_class
-from lit_guide.engine.errors import ConfigError, did_you_mean
+from lit_guide.engine.errors import ConfigError, did_you_mean, first_line
 
 Builder = Callable[..., nn.Module]
 
@@ -83,8 +83,10 @@ def build(
         if weights is not None:
             raise ConfigError(f"model.weights is {weights}, but {name} has no pretrained weights: take the key out.")
         builder: Builder = own[name] if name in own else import_class(name, nn.Module, "model.network")
-        known = [key for key in inspect.signature(builder).parameters if key not in ("channels", "classes")]
-        if strange := [key for key in args if key not in known]:
+        takes = inspect.signature(builder).parameters
+        known = [key for key in takes if key not in ("channels", "classes")]
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+        if strange := [key for key in args if key not in known and not takes_any]:
             hint = did_you_mean(strange[0], known, f"It takes {', '.join(known)}.")
             raise ConfigError(f"model.network_args: {name} has no argument {strange[0]!r}. {hint}")
         try:
@@ -96,7 +98,7 @@ def build(
     else:
         hint = did_you_mean(name, [*own, *library_names()], f"Use {', '.join(own)} or a name of torchvision.models.", most=3)
         raise ConfigError(f"model.network: there is no network {name!r}. {hint}")
-    _try_shape(name, network, channels, input_size)
+    _try_shape(name, network, channels, classes, input_size)
     return network
 
 
@@ -149,23 +151,25 @@ def _replace_head(network: nn.Module, classes: int) -> None:
         network.set_submodule(name, nn.Conv2d(old.in_channels, classes, kernel_size=1))
 
 
-def _try_shape(name: str, network: nn.Module, channels: int, input_size: tuple[int, int]) -> None:
+def _try_shape(name: str, network: nn.Module, channels: int, classes: int, input_size: tuple[int, int]) -> None:
     """Run the network on shapes alone (meta tensors, no arithmetic), so that unfit images are refused before training."""
     meta = {key: value.to("meta") for key, value in [*network.named_parameters(), *network.named_buffers()]}
     image_BCHW = torch.empty(2, channels, *input_size, device="meta")
     training = network.training
     try:
         with torch.no_grad():
-            functional_call(network.eval(), meta, image_BCHW)
+            logits_BK: Any = functional_call(network.eval(), meta, image_BCHW)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise _unfit(name, channels, input_size, error) from None
     finally:
         network.train(training)
+    if getattr(logits_BK, "shape", None) != (2, classes):
+        raise ConfigError(f"model.network {name} must give logits (B, {classes}), one for each class: it gives something else.")
 
 
 def _unfit(name: str, channels: int, input_size: tuple[int, int], error: Exception) -> ConfigError:
     H, W = input_size
     return ConfigError(
-        f"model.network {name} can't take images of {channels} x {H} x {W}: {str(error).splitlines()[0]}. "
+        f"model.network {name} can't take images of {channels} x {H} x {W}: {first_line(error)}. "
         "Enlarge them with --data.image_size 224 (or 32, 64, ...), or use another network."
     )

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from lit_guide.engine.errors import UserError
+from lit_guide.engine.errors import UserError, warn
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model
 from lit_guide.engine.train.checkpoints import best_checkpoint
@@ -16,7 +16,7 @@ from lit_guide.engine.train.checkpoints import best_checkpoint
 class Export(Callback):
     """One format: `fit` and `export` call `run`; as a callback of a Trainer of your own it does so when training ends.
 
-    A failure is recorded and told at the end, with exit code 1: the training that came before it is kept.
+    A failure is recorded and told at the end; in `fit` and `export` the exit code is 1. The training before it is kept.
 
     Args:
         enabled: whether to write it.
@@ -48,4 +48,6 @@ class Export(Callback):
         best = best_checkpoint(trainer)
         if self.enabled and trainer.is_global_zero and best is not None:
             model, checkpoint = load_model(best, type(pl_module))
-            self.run(model, Path(trainer.default_root_dir), checkpoint["crop"])
+            entry = self.run(model, Path(trainer.default_root_dir), checkpoint["crop"])
+            if "error" in entry:
+                warn(f"the {self.format} export failed: {entry['error']}")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lit_guide import __version__
 from lit_guide.engine.classifier import fact, missing
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.train.module import ClassifierModule
+from lit_guide.model import LitClassifier
 
 BATCH_SIZES = (1, 3)
 TOLERANCE = 1e-4  # largest absolute difference of a logit from eager, float32
@@ -52,7 +52,7 @@ def metadata(model: LightningModule, crop: float | None = None) -> dict[str, Any
 
 def network_of(model: LightningModule) -> nn.Module:
     """A copy of what is exported, in evaluation mode, float32, on the CPU: the model's own device and mode stay."""
-    if isinstance(model, ClassifierModule):
+    if isinstance(model, LitClassifier) and type(model).forward is LitClassifier.forward:
         return copy.deepcopy(model.network).float().eval().cpu()
     network = copy.deepcopy(model).float().eval().cpu()
     with quiet():

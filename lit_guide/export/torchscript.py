@@ -24,6 +24,7 @@ def export_torchscript(
             # torch 2.9 and later announce TorchScript's retirement; users still deploy it, and this is the one place.
             warnings.filterwarnings("ignore", "`torch.jit")
             jit: Any = torch.jit  # untyped
+            warnings.simplefilter("ignore", DeprecationWarning)  # it looks at every property, of metrics too
             warnings.simplefilter("ignore", jit.TracerWarning)  # whether the trace is right is what `parity` finds
             scripted = jit.trace(network, example_BCHW) if method == "trace" else jit.script(network)
             # Through memory: torch's own writer ends the process where the disk is full.

@@ -528,3 +528,28 @@ def test_a_model_in_training_is_exported_in_evaluation_mode_and_stays_in_trainin
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     logits_BK = load(kind, str(tmp_path / name))(image_BCHW)
     torch.testing.assert_close(logits_BK, eager(model.eval(), image_BCHW), atol=1e-4, rtol=0)
+
+
+class Cooler(LitClassifier):
+    """Logits of a third: what is exported must be this forward, not the network under it."""
+
+    def forward(self, image_BCHW):
+        return super().forward(image_BCHW) / 3
+
+
+@pytest.mark.parametrize("export", [export_torchscript, export_onnx, export_program])
+def test_a_forward_of_ones_own_is_what_is_exported(tmp_path, export):
+    model = Cooler(["a", "b"], (1, 8, 8), [0.5], [0.3], network_args={"widths": [4]}).eval()
+    suffix = {export_torchscript: "pt", export_onnx: "onnx", export_program: "pt2"}[export]
+    path = tmp_path / f"model.{suffix}"
+    assert export(model, path)["max_abs_diff"] < 1e-5
+    image_BCHW = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if export is export_onnx:
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            logits_BK = torch.from_numpy(session.run(["output"], {"input": image_BCHW.numpy()})[0])
+        else:
+            run = torch.jit.load(path) if export is export_torchscript else torch.export.load(path).module()
+            logits_BK = run(image_BCHW)
+        torch.testing.assert_close(logits_BK, model.network(image_BCHW) / 3, atol=1e-5, rtol=0)

@@ -66,6 +66,7 @@ def read_call(command: str, args: Sequence[str]) -> Call:
         raise ConfigError(f"{str(error).removeprefix('argument ')}.") from None
     call = Call(rest, list(args), **vars(typed))
     if {"-h", "--help"} & set(rest):
+        call.args = spelled_out(call.args)
         return call
     if call.resume and call.run_dir is None:
         raise ConfigError("--resume true goes on with one run, or starts it: say where it is with --run_dir DIR.")
@@ -110,7 +111,7 @@ def find_config(path: str) -> str:
                 reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
                 raise ConfigError(f"--config {path} is no valid YAML: {reason}") from None
             return str(candidate)
-    recipes = sorted(f"configs/{recipe.name}" for folder in shipped for recipe in folder.glob("*.yaml"))
+    recipes = sorted(f"configs/{path.relative_to(folder).as_posix()}" for folder in shipped for path in folder.rglob("*.yaml"))
     raise ConfigError(f"--config {path}: there is no such file. Shipped recipes: {', '.join(recipes)}.")
 
 

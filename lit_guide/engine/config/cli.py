@@ -90,11 +90,14 @@ class ClassifierCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys beyond trainer, model and data."""
+        takes = inspect.signature(self.default_model).parameters
         usual: dict[str, Any] = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}}
+        usual = usual if "optimizer" in takes else {}
         if self.subclass_mode_model:
-            usual = {"class_path": _path(self.default_model), "init_args": usual}
-        parser.set_defaults({"model": usual})
-        for name in FACTS:
+            parser.set_defaults({"model": {"class_path": _path(self.default_model), "init_args": usual}})
+        elif usual:
+            parser.set_defaults({"model": usual})
+        for name in FACTS if self.subclass_mode_model else set(FACTS) & set(takes):
             target = f"model.init_args.{name}" if self.subclass_mode_model else f"model.{name}"
             parser.link_arguments("data", target, compute_fn=self._fact(name), apply_on="instantiate")
         for key, cls in self.flags.items():
@@ -135,7 +138,7 @@ class ClassifierCLI(LightningCLI):
                 raise ConfigError(
                     f"{self.ckpt_path} is of epoch {epoch + 1}: --trainer.max_epochs {most} is too few to go on from it."
                 )
-            if "weights" in self.config.model.init_args:
+            if "weights" in (self.config.model.get("init_args") or {}):
                 self.config.model.init_args.weights = None  # the checkpoint's own come in their place; nothing is downloaded
 
     def instantiate_classes(self) -> None:
@@ -194,7 +197,7 @@ class ClassifierCLI(LightningCLI):
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         if self.model_type is self.default_model:  # its keys stand right below `model`, as in a recipe
             settings = yaml.safe_load(text)
-            settings["model"] = settings["model"]["init_args"]
+            settings["model"] = settings["model"].get("init_args", {})
             text = f"# {PACKAGE}=={__version__}\n{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}"
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
@@ -211,7 +214,8 @@ class ClassifierCLI(LightningCLI):
             if cls is not None:
                 values[key] = {"class_path": _path(cls), "init_args": arguments}
         usual = parser.get_defaults(skip_validation=True).model
-        return {"model": {"class_path": usual.class_path, "init_args": {**usual.init_args.as_dict(), **values}}}
+        before = usual.init_args.as_dict() if "init_args" in usual else {}
+        return {"model": {"class_path": usual.class_path, "init_args": {**before, **values}}}
 
     def _fact(self, name: str) -> Callable[[Any], Any]:
         """What takes a fact from the data for the model; a model without a parameter of that name never gets it."""

@@ -13,7 +13,8 @@ from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSA
 from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
 
 from lit_guide.engine.errors import ConfigError, did_you_mean, warn
-from lit_guide.engine.machine import ON_CPU, PRECISIONS, usable_cores
+from lit_guide.engine.machine import ON_CPU, PRECISIONS, command, usable_cores
+from lit_guide.engine.tables import is_there
 
 PACKAGE = __name__.split(".")[0]
 OFFERED = {
@@ -88,7 +89,8 @@ def what_is_there() -> str:
 
 def misfit(message: str) -> ConfigError:
     """The error for settings that this machine can't run."""
-    return ConfigError(f"{message} {what_is_there()} `lit-guide doctor` says what works here.")
+    doctor = f" `{command('doctor')}` says what works here." if is_there(f"{PACKAGE}.parts.doctor.command") else ""
+    return ConfigError(f"{message} {what_is_there()}{doctor}")
 
 
 def refused(what: str, error: Exception) -> ConfigError:

@@ -13,10 +13,11 @@ from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_guide.engine.allowed import how_to_allow, importable, is_allowed
+from lit_guide.engine.allowed import how_to_allow, import_class, importable, is_allowed
 from lit_guide.engine.config.arguments import CALL, SHORT_FORMS
 from lit_guide.engine.config.devices import unknown
 from lit_guide.engine.errors import ConfigError, did_you_mean
+from lit_guide.engine.tables import is_there
 from lit_guide.engine.train.optim import subclasses
 
 PACKAGE = __name__.split(".")[0]
@@ -41,7 +42,11 @@ class Parser(LightningArgumentParser):
         """Raise ConfigError where jsonargparse would print its usage and exit."""
         if not self.exit_on_error:  # the parsers that jsonargparse makes for itself expect its own error
             super().error(message, ex)
-        classes = [cls.__name__ for base in SUGGESTED for cls in subclasses(base)]
+        # What is wrong with a class of one's own: jsonargparse says of it that it is no path either.
+        own = re.search(r"xpected a path but ([A-Za-z_]\w*(?:\.\w+)+) either", message)
+        if own and is_allowed(own[1]) and is_there(own[1].rpartition(".")[0]):
+            import_class(own[1], object, _keys_of(message))
+        classes = [cls.__name__ for base in SUGGESTED for cls in subclasses(base) if not inspect.isabstract(cls)]
         told = explain(message, self._known_keys(), classes, importable(), self.prog)
         if denied := re.search(r": ([\w.]+) may not be imported", told):
             told += f" {how_to_allow(denied[1])}"
@@ -67,7 +72,7 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         prog: the command, whose --help is named.
     """
     outer = "".join(re.findall(r'^Parser key "([\w.]+)"', message)[:1])
-    key = ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))  # of a class inside of another one too
+    key = _keys_of(message)
     if re.search("arguments are required: data$|LightningDataModule( is abstract|' is not allowed)", message):
         return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
     denied = re.search(r"Importing '(.+?)' is not allowed", message)
@@ -86,7 +91,7 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         name = no_class[1] or no_class[2]
         # ddp is DDPStrategy's short name: that one takes no settings.
         hint = did_you_mean(f"{name}Strategy" if key == "trainer.strategy" else name, classes)
-        return f"{key}: there is no class {name!r}. {hint}".rstrip()
+        return f"{key}: there is no class {name!r}. {hint or f'One of your own goes by its path: {PACKAGE}.my_file.{name}.'}"
     if gone := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"{key}: there is no {gone[1]}.{gone[2]}."
     unfit = re.search(r"(?:Expected '[\w.]+' to be|Import path does not correspond to) a subclass of (?:<class ')?(\w+)", message)
@@ -104,6 +109,11 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         value = next(value for value in given.groups() if value is not None)
         return f"{key} is {value}: expected {', or '.join(dict.fromkeys(map(_type_name, expected)))}."
     return message.strip().split("\n  Does not validate")[0]
+
+
+def _keys_of(message: str) -> str:
+    """The key that a message is about, also of a class inside of another one."""
+    return ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
 
 
 def _type_name(text: str) -> str:

@@ -89,7 +89,7 @@ class Started(ClassifierCLI):
     def has(self, split: str, step: str) -> bool:
         """Whether there is a split to score, and the model has the step that scores it."""
         rows = getattr(self.datamodule, "rows", None)
-        there = len(rows[split]) > 0 if rows is not None else is_overridden(f"{split}_dataloader", self.datamodule)
+        there = len(rows[split]) > 0 if isinstance(rows, Mapping) else is_overridden(f"{split}_dataloader", self.datamodule)
         return there and is_overridden(step, self.model)
 
     def rows_to_keep(self) -> int | None:

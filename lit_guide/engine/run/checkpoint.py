@@ -1,5 +1,6 @@
 """Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line."""
 
+import json
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
@@ -142,8 +143,9 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
             f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
             f"  data ({len(given)}): {', '.join(given)}\nUse the data it was trained on, or train anew."
         )
-    for key in {"network", "network_args", "input_shape"} & set(saved) & set(now):
-        if saved[key] != now[key]:
+    for key in ("network", "network_args", "input_shape"):
+        # As JSON: a .safetensors has lists where a checkpoint has tuples.
+        if key in saved and key in now and json.dumps(saved[key]) != json.dumps(now[key]):
             raise ConfigError(
                 f"{path} was trained with {key} {saved[key]}, but {now[key]} is given. "
                 f"Take {'data.image_size' if key == 'input_shape' else f'model.{key}'} back, or train anew."
@@ -156,9 +158,8 @@ def _fault_in(hyper_parameters: Mapping[str, Any]) -> str:
         if not _is_plain({key: value}):
             return f"its hyperparameter {key!r} is no plain value"
         name = value.get("name") if isinstance(value, dict) else value
-        # A bare name imports nothing; of paths, those are allowed that may be imported.
-        known = isinstance(name, str) and (name.isidentifier() or ("." in name and is_allowed(name)))
-        if key in NAMED and value is not None and not known:
+        # What has no dot imports nothing; of paths, those are allowed that may be imported.
+        if key in NAMED and isinstance(name, str) and "." in name and not is_allowed(name):
             is_path = all(part.isidentifier() for part in str(name).split("."))
             why = f"of a package that may not be imported ({how_to_allow(str(name))})" if is_path else "not the name of a class"
             return f"its hyperparameter {key!r} is {str(name)!r}, {why}"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lit_guide.engine.allowed import import_class, path_of
-from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.errors import ConfigError, first_line
 
 # What jsonargparse builds from `--model.loss MultiMarginLoss --model.loss.margin 0.5`, and a class or partial in Python.
 LossFactory = Callable[[], nn.Module]
@@ -22,6 +22,9 @@ def describe_loss(loss: LossFactory | Mapping[str, Any] | None) -> dict[str, Any
     if loss is None or isinstance(loss, Mapping):
         return None if loss is None else dict(loss)
     keywords = loss.keywords if isinstance(loss, partial) else {}
+    by_name = isinstance(loss, type) or (isinstance(loss, partial) and not (isinstance(loss.func, type) and loss.args))
+    if not by_name:
+        raise ConfigError("model.loss is kept in checkpoints by name: give a class, or functools.partial(CLASS, name=value).")
     given = {key: value for key, value in keywords.items() if value is not None}
     return {"name": path_of(type(loss())), **given}
 
@@ -95,4 +98,4 @@ def try_loss(loss: nn.Module, classes: int, shares: bool = False) -> None:
     except Exception as error:  # a loss of one's own may raise anything
         what = f"takes no shares of classes, {tuple(target.shape)}, as MixUp and CutMix give them"
         what = what if shares else f"takes no logits {len(label_B), classes} with labels ({len(label_B)},)"
-        raise ConfigError(f"model.loss: {type(loss).__name__} {what}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"model.loss: {type(loss).__name__} {what}: {first_line(error)}") from None

@@ -43,8 +43,8 @@ class ClassifierModule(LightningModule):
     """What an image classifier needs beside its network, loss, optimizer and metrics.
 
     A subclass has `network`, (B, C, H, W) -> (B, K), `criterion`, its training loss, and `plain_criterion`, that of
-    evaluations. It calls `count` for each training batch and `evaluate` for each batch of an evaluation. `channels_last` and
-    `compile` are those of `LitClassifier`.
+    evaluations; `scale_lr` and `class_weights` count where they are hyperparameters. It calls `count` for each training batch
+    and `evaluate` for each batch of an evaluation. `channels_last` and `compile` are those of `LitClassifier`.
     """
 
     network: nn.Module
@@ -73,9 +73,9 @@ class ClassifierModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Fill in what depends on the run: `scale_lr`, and `class_weights: auto`."""
-        if self.hparams["scale_lr"]:
+        if self.hparams.get("scale_lr"):
             self.lr_factor = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        if stage == "fit" and self.hparams["class_weights"] == "auto":
+        if stage == "fit" and self.hparams.get("class_weights") == "auto":
             data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
             if not hasattr(data, "class_counts"):
                 raise ConfigError(
@@ -170,7 +170,7 @@ class ClassifierModule(LightningModule):
 
     def with_schedule(self, optimizer: Optimizer, schedule: SchedulerFactory | None) -> Any:
         """What `configure_optimizers` returns: rates scaled to the global batch if that was asked for, and the schedule."""
-        if self.hparams["scale_lr"]:
+        if self.hparams.get("scale_lr"):
             before = optimizer.param_groups[0]["lr"]
             for group in optimizer.param_groups:
                 group["lr"] *= self.lr_factor

@@ -10,6 +10,7 @@ from PIL import Image
 from lit_guide.engine.config.started import Started
 from lit_guide.engine.errors import UserError
 from lit_guide.fit import start
+from lit_guide.model import LitClassifier
 from tests.conftest import Run
 
 ROOT = Path(__file__).parents[3]
@@ -237,3 +238,48 @@ def test_a_wrong_configuration_exits_2_in_one_line(run: Run, args: list[str], wo
     assert "Traceback" not in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not Path("runs").exists()
+
+
+BROKEN = {
+    "syntax": ("def (", "SyntaxError"),
+    "missing": ("import nosuchpkg\n", "No module named 'nosuchpkg'"),
+    "raises": ("1 / 0\n", "division by zero"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("key", ["model", "data"])
+def test_a_file_of_ones_own_that_can_not_be_imported_says_why(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, kind: str
+) -> None:
+    import lit_guide
+
+    (tmp_path / f"broken_{kind}.py").write_text(BROKEN[kind][0])
+    monkeypatch.setattr(lit_guide, "__path__", [*lit_guide.__path__, str(tmp_path)])
+    outcome = run("fit", *DIGITS, f"--{key}", f"lit_guide.broken_{kind}.X")
+    assert outcome.code == 2
+    assert f"{key}: lit_guide.broken_{kind}.X can't be imported: " in outcome.err
+    assert BROKEN[kind][1] in outcome.err
+
+
+def test_a_source_without_load_is_told_what_it_lacks(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lit_guide
+
+    (tmp_path / "no_load.py").write_text("from lit_guide.data import DataModule\n\n\nclass NoLoad(DataModule):\n    pass\n")
+    monkeypatch.setattr(lit_guide, "__path__", [*lit_guide.__path__, str(tmp_path)])
+    outcome = run("fit", *DIGITS, "--data", "lit_guide.no_load.NoLoad")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "data: lit_guide.no_load.NoLoad lacks load: add it." in outcome.err
+
+
+def test_a_usual_model_that_takes_no_optimizer_has_help_and_trains(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(LitClassifier):
+        def __init__(self, class_names: list[str], input_shape: list[int], mean: list[float], std: list[float]) -> None:
+            super().__init__(class_names, input_shape, mean, std)
+
+    monkeypatch.setattr("lit_guide.fit.LitClassifier", Plain)
+    monkeypatch.setattr("lit_guide.model.Plain", Plain, raising=False)
+    Plain.__module__, Plain.__qualname__ = "lit_guide.model", "Plain"
+    assert run("fit", "--help").code == 0
+    outcome = run("fit", "--data", "DigitsData", "--trainer.fast_dev_run", "true", "--accelerator", "cpu")
+    assert outcome.code == 0, outcome.err

@@ -418,3 +418,15 @@ def test_f10_the_same_classes_in_another_order_are_refused(checkpoint):
 
 def test_f10_the_same_classes_pass(checkpoint):
     check_fits(read_checkpoint(checkpoint), {"class_names": tuple(str(digit) for digit in range(10))}, checkpoint)
+
+
+def test_plain_hyperparameters_of_ones_own_are_no_names_of_classes(checkpoint):
+    altered(checkpoint, scheduler=True, loss="cross-entropy", network=[64, 64], optimizer={"lr": 0.1})
+    assert read_checkpoint(checkpoint)["hyper_parameters"]["loss"] == "cross-entropy"
+
+
+def test_tuples_and_lists_are_the_same_size(checkpoint):
+    content = read_checkpoint(checkpoint)
+    check_fits(
+        content, content["hyper_parameters"] | {"input_shape": tuple(content["hyper_parameters"]["input_shape"])}, checkpoint
+    )
