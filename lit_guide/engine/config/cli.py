@@ -91,6 +91,8 @@ class ClassifierCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys beyond trainer, model and data."""
         takes = inspect.signature(self.default_model).parameters
+        assert isinstance(parser, Parser)
+        parser.usual = self.default_model
         usual: dict[str, Any] = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}}
         usual = usual if "optimizer" in takes else {}
         if self.subclass_mode_model:
@@ -195,10 +197,6 @@ class ClassifierCLI(LightningCLI):
             if path is not None and Path(path).expanduser().exists():
                 given[key] = str(Path(path).expanduser().absolute())  # found again from any directory
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
-        if self.model_type is self.default_model:  # its keys stand right below `model`, as in a recipe
-            settings = yaml.safe_load(text)
-            settings["model"] = settings["model"].get("init_args", {})
-            text = f"# {PACKAGE}=={__version__}\n{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}"
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
     def _checkpoint_defaults(self, parser: LightningArgumentParser, hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:

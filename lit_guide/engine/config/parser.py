@@ -3,8 +3,10 @@
 import inspect
 import re
 from collections.abc import Collection, Iterable
+from itertools import takewhile
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
@@ -35,8 +37,22 @@ RANGES = {
 class Parser(LightningArgumentParser):
     """LightningArgumentParser that takes no abbreviations and says errors in a line, with the nearest valid name."""
 
+    usual: type[LightningModule] | None = None  # the model where none is named
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """As YAML; the keys of the usual model stand right below `model`, as in a recipe."""
+        text: str = super().dump(*args, **kwargs)
+        settings = yaml.safe_load(text)
+        model = settings.get("model") if isinstance(settings, dict) else None
+        path = model.get("class_path") if isinstance(model, dict) else None
+        if self.usual is None or path is None or import_class(path, LightningModule, "model") is not self.usual:
+            return text
+        settings["model"] = (model or {}).get("init_args") or {}
+        header = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+        return header + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise ConfigError where jsonargparse would print its usage and exit."""
