@@ -18,9 +18,9 @@ PACKAGE = ROOT / "lit_guide"
 LIMITS = {
     "story": 1_000,  # with the digits and the longest of the other sources: a project has these two, or fewer
     "export": 900,
-    "engine": 5_050,
+    "engine": 5_100,
     "part": 550,
-    "package without parts": 6_980,
+    "package without parts": 7_000,
     "file": 250,
 }
 # Files of the package that are longer, and why they stay in one piece.
