@@ -119,8 +119,8 @@ def finish(cli: Started, began: float) -> None:
         return
     measured: dict[str, Any] = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     measured |= cli.throughput.figures(time.perf_counter() - began)
-    # Exports of an earlier part of this run were of other weights.
-    runs.update_results(run_dir, {**environment(trainer), **measured, **figures, "exports": []})
+    measured |= {} if best is None else {"exports": []}  # those of an earlier part of this run were of other weights
+    runs.update_results(run_dir, {**environment(trainer), **measured, **figures})
     if best is not None:
         model, crop = cli.model, getattr(cli.datamodule, "crop", None)
         if isinstance(trainer.strategy, FSDPStrategy):  # a part of it only
