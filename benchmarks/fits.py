@@ -51,14 +51,14 @@ def random_images(folder: Path, count: int, side: int) -> list[str]:
 
 def build(options: Sequence[str], folder: Path) -> Any:
     """What `lit-guide fit` builds for these flags, on the CPU, one epoch, in a new run directory below `folder`."""
-    from lit_guide.engine.config.cli import ClassifierCLI
-    from lit_guide.export.callback import EXPORTS
+    from lit_guide.export.command import formats
+    from lit_guide.fit import start
 
     # Exports come after the last step: without them a round is shorter, and the callbacks are there all the same.
-    exports = [word for name in EXPORTS for word in (f"--export.{name}.enabled", "false")]
+    exports = [word for name in formats() for word in (f"--export.{name}.enabled", "false")]
     run_dir = tempfile.mkdtemp(dir=folder) + "/run"
     usual = ["--accelerator", "cpu", "--devices", "1", "--trainer.max_epochs", "1", *exports, "--run_dir", run_dir]
-    return ClassifierCLI("fit", [*usual, *options])
+    return start("fit", [*usual, *options])
 
 
 def train(cli: Any, data: Any) -> None:

@@ -121,14 +121,14 @@ def make_batches(steps: int, shape: tuple[int, ...]) -> Any:
 
 def our_cli(options: list[str], folder: Path) -> Any:
     """What `lit-guide fit` builds: the trainer with all callbacks and the logger, and the model."""
-    from lit_guide.engine.config.cli import ClassifierCLI
-    from lit_guide.export.callback import EXPORTS
+    from lit_guide.export.command import formats
+    from lit_guide.fit import start
 
     run_dir = tempfile.mkdtemp(dir=folder) + "/run"
     trainer = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0", "--trainer.accelerator", "cpu"]
     # Exports come after the last step: without them a round is shorter, and the callbacks are there all the same.
-    exports = [word for name in EXPORTS for word in (f"--export.{name}.enabled", "false")]
-    return ClassifierCLI("fit", [*options, *trainer, *exports, "--run_dir", run_dir, "--model.optimizer.lr", str(LR)])
+    exports = [word for name in formats() for word in (f"--export.{name}.enabled", "false")]
+    return start("fit", [*options, *trainer, *exports, "--run_dir", run_dir, "--model.optimizer.lr", str(LR)])
 
 
 def clock() -> tuple[Any, list[float]]:
