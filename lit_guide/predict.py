@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from lit_guide.engine.classifier import fact, require
 from lit_guide.engine.data.loaders import Split, evaluation_loader
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.crops import mode_of, read_image
 from lit_guide.engine.photos.decode import UnreadableImageError, find_images
+from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_table
@@ -119,7 +119,7 @@ def predict(args: list[str]) -> None:
         model, classes, names = predictor.model, predictor.class_names, [str(path) for path in files]
         samples = Split(ImageFiles(files, predictor.input_shape, predictor.crop), torch.arange(len(files)))
         batch_size = (cli.config.get("data.init_args") or {}).get("batch_size", 64)
-        workers = min(16, usable_cores()) if len(files) > WORTH_WORKERS else 0
+        workers = most_workers() if len(files) > WORTH_WORKERS else 0
         given["dataloaders"] = evaluation_loader(samples, batch_size, cli.trainer, workers)
     else:
         assert cli.checkpoint is not None  # without one the command is refused

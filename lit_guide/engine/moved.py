@@ -19,6 +19,7 @@ MOVED = {
     "data.base": "engine.data.module",
     "data.cache": "parts.cache.copies",
     "data.files": "engine.photos.dataset",
+    "data.loaders": "engine.data.loaders",
     "data.photos": "engine.photos.module",
     "data.samplers": "engine.data.loaders",
     "data.splits": "engine.data.source",
@@ -26,7 +27,6 @@ MOVED = {
     "errors": "engine.errors",
     "optim": "engine.train.optim",
     **{f"callbacks.{name}": f"engine.train.{name}" for name in ("guards", "progress", "stop")},
-    "data.loaders": "engine.data.loaders",
     **{f"data.{name}": f"engine.photos.{name}" for name in ("decode", "examine")},
 }
 

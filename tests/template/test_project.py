@@ -8,25 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_readme import apply
+
 from .conftest import Bake, lend_environment, must, must_be_tidy, must_be_typed, must_keep_its_contracts, package_of
 from .test_bakes import ANSWERS, LONG
 
 ON_CPU = ["--accelerator", "cpu"]
 
 pytestmark = pytest.mark.slow
-
-
-def apply(diff: str, path: Path) -> None:
-    """Change a file as the lines of a page's diff say: `+` after the line that stands before it, or in place of `-`."""
-    text = path.read_text(encoding="utf-8")
-    before, removed = "", False
-    for line in diff.splitlines():
-        sign, rest = line[:1], line[1:] + "\n"
-        if sign == "+":
-            assert text.count(before) == 1, before
-            text = text.replace(before, rest if removed else before + rest)
-        before, removed = rest, sign == "-"
-    path.write_text(text, encoding="utf-8")
 
 
 def do_what_the_page_says(project: Path, page: str) -> dict[str, object]:
