@@ -99,12 +99,11 @@ class ClassifierModule(LightningModule):
 
         The loss, (), is the mean of the batch; labels are class indices, or shares (B, K), as MixUp and CutMix give them.
         """
-        sums = self.sums
-        with torch.no_grad():
-            sums.loss.add_(loss, alpha=len(label_B))
-            likeliest_B = label_B.argmax(dim=1) if label_B.ndim == 2 else label_B
-            sums.correct.add_((logits_BK.argmax(dim=1) == likeliest_B).sum())
-            sums.images += len(label_B)
+        sums, images = self.sums, len(label_B)
+        sums.loss.add_(loss.detach(), alpha=images)
+        likeliest_B = label_B.argmax(dim=1) if label_B.ndim == 2 else label_B
+        sums.correct.add_((logits_BK.argmax(dim=1) == likeliest_B).sum())
+        sums.images += images
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         if every and (self.global_step + 1) % every == 0:
             shown = loss.detach().cpu()  # once: Lightning reads what the progress bar shows after every step

@@ -1,14 +1,17 @@
 """What Lightning shows of a run and does in each step, made less: progress bar, model summary, profiler, hooks."""
 
+import inspect
 import sys
 import time
 from contextlib import nullcontext
+from types import FunctionType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichModelSummary, RichProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler
 
+MODULE = f"{__package__}.module"  # whose clipping does nothing either where there is none to do
 INTERVAL = 0.2  # seconds between two drawings of the progress bar
 STEP = (
     "on_train_batch_start",
@@ -95,9 +98,15 @@ def leave_out_empty_hooks(trainer: Trainer, module: LightningModule) -> None:
     """Take away the hooks of a training step that the module and the trainer's callbacks have only inherited.
 
     Lightning passes over a hook that can't be called; an empty one it calls, with all that goes with it: 70 times a step here.
+    So it does with clipping where nothing is clipped. And in each step it asks what `training_step` takes: it finds that noted.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
     for owner, base in [(module, LightningModule), *((callback, Callback) for callback in callbacks)]:
         for name in STEP:
             if getattr(getattr(owner, name), "__func__", None) is getattr(base, name):
                 setattr(owner, name, None)
+    cls = type(module)
+    if not trainer.gradient_clip_val and cls.configure_gradient_clipping.__module__ in (LightningModule.__module__, MODULE):
+        module.configure_gradient_clipping = None  # type: ignore[assignment, method-assign]
+    if isinstance(step := cls.training_step, FunctionType) and not hasattr(step, "__wrapped__"):
+        step.__signature__ = inspect.signature(step)  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lit_guide.engine.train.module import ClassifierModule
 from lit_guide.engine.train.progress import STEP, leave_out_empty_hooks
 
 pytestmark = [
@@ -36,16 +37,17 @@ class Counts(Callback):
         self.called += 1
 
 
-def train(tmp_path, lean):
+def train(tmp_path, lean, cls=Model, clip=None):
     """Three steps; returns the model, a callback that counts in a method, and calls of one made of a function."""
     seed_everything(0, verbose=False)
-    model, counts, calls = Model(), Counts(), []
+    model, counts, calls = cls(), Counts(), []
     given = LambdaCallback(on_train_batch_start=lambda *args: calls.append(args[-1]))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
         log_every_n_steps=1,
+        gradient_clip_val=clip,
         default_root_dir=tmp_path,
         callbacks=[counts, given, Callback()],
         **quiet,
@@ -71,3 +73,23 @@ def test_only_what_overrides_a_hook_is_left_to_be_called(tmp_path):
     assert left[counts] == ["on_train_batch_end"]
     assert left[given] == ["on_train_batch_start"]
     assert left[empty] == []
+
+
+class Clips(Model):
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        self.clip_gradients(optimizer, 0.01, "norm")
+
+
+@pytest.mark.parametrize(("cls", "clip"), [(Model, 0.01), (Clips, None)])
+def test_clipping_by_flag_or_by_a_method_of_ones_own_is_done_as_before(tmp_path, cls, clip):
+    (_, usual, *_), (_, model, *_) = train(tmp_path, False, cls, clip), train(tmp_path, True, cls, clip)
+    (_, unclipped, *_) = train(tmp_path, True)
+    assert torch.equal(usual.layer.weight, model.layer.weight)
+    assert not torch.allclose(unclipped.layer.weight, model.layer.weight, atol=1e-3)
+
+
+@pytest.mark.parametrize(("cls", "left"), [(Model, False), (ClassifierModule, False), (Clips, True)])
+def test_clipping_is_left_out_where_it_would_do_nothing(cls, left):
+    model = cls() if cls is not ClassifierModule else cls(classes=2)
+    leave_out_empty_hooks(Trainer(accelerator="cpu", logger=False), model)
+    assert callable(model.configure_gradient_clipping) is left
