@@ -6,12 +6,11 @@ No torch is imported before a command needs it. A command whose module is not in
 import os
 import signal
 import sys
-from difflib import get_close_matches
 from pkgutil import resolve_name
 from typing import NamedTuple
 
 from lit_guide import __version__
-from lit_guide.engine.errors import Stopped, UserError
+from lit_guide.engine.errors import Stopped, UserError, did_you_mean
 from lit_guide.engine.process import end_with_parent, leave_group, leaving_at_ctrl_c, quiet_lightning
 from lit_guide.engine.run.runs import started_by_lightning
 from lit_guide.engine.tables import is_there
@@ -73,8 +72,7 @@ def main(args: list[str] | None = None) -> int:
         return 0
     known = commands()
     if args[0] not in known:
-        near = get_close_matches(args[0], known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(known)}."
+        hint = did_you_mean(args[0], known, f"Use one of {', '.join(known)}.")
         return fail(f"There is no command {args[0]!r}. {hint}", 2)
     debug = os.environ.get("LIT_GUIDE_DEBUG") == "1"
     if "LOCAL_RANK" in os.environ:

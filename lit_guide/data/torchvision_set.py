@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lit_guide.engine.data.source import Source
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, did_you_mean
 from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths
 from lit_guide.engine.photos.module import PhotoData
 
@@ -58,9 +57,7 @@ class TorchvisionData(PhotoData):
         if self.cache != "none" or self.group_pattern is not None:
             raise ConfigError("data.cache and data.group_pattern are for image files; torchvision reads its sets in its own way.")
         if dataset not in SETS:
-            lower = {name.lower(): name for name in SETS}
-            near = get_close_matches(dataset.lower(), lower, n=1)
-            hint = f"Did you mean {lower[near[0]]}?" if near else f"There are {', '.join(sorted(SETS))}."
+            hint = did_you_mean(dataset, SETS, f"There are {', '.join(sorted(SETS))}.")
             raise ConfigError(f"data.dataset: torchvision has no classification set {dataset!r}. {hint}")
         self.dataset, self.root, self.download = dataset, Path(root).expanduser(), download
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_guide.engine import tables
 from lit_guide.engine.allowed import allow
 from lit_guide.engine.config.arguments import read_call
@@ -89,5 +87,5 @@ def raise_for(entries: Sequence[Mapping[str, Any]], run_dir: Path) -> None:
 
 def _settings_of(run_dir: Path, offered: Mapping[str, object]) -> dict[str, Any]:
     """The `export` section of a run's config.yaml, as defaults of the parser."""
-    section = (yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")) or {}).get("export", {})
+    section = runs.read_config(run_dir).get("export", {})
     return {f"export.{name}.{key}": value for name, keys in section.items() if name in offered for key, value in keys.items()}

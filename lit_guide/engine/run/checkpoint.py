@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from lightning.pytorch import LightningModule
 
 from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
 from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.run import runs
 from lit_guide.engine.run.weights import SUFFIX, read_weights
 
 M = TypeVar("M", bound=LightningModule)
@@ -119,8 +119,8 @@ def load_model(path: str | Path, model: type[M]) -> tuple[M, dict[str, Any]]:
 
 def model_of(run_dir: Path | None, usual: type[LightningModule], named: str | None = None) -> type[LightningModule]:
     """The class of a run's model: the one that is named, or that its config.yaml names, else the usual one."""
-    config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")) if run_dir is not None else {}
-    path = named or ((config or {}).get("model") or {}).get("class_path")
+    config = runs.read_config(run_dir) if run_dir is not None else {}
+    path = named or (config.get("model") or {}).get("class_path")
     return usual if path is None else import_class(path, LightningModule, "model")
 
 

@@ -13,9 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import lock_descriptor
 
-from lit_guide.engine.errors import ConfigError, UserError, is_first
+from lit_guide.engine.errors import ConfigError, UserError, first_line, is_first
 from lit_guide.engine.machine import command
 
 RUNS = Path("runs")
@@ -199,6 +200,22 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text file as `whole_file` does."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The run's config.yaml, as it stands there.
+
+    Raises:
+        UserError: it is no YAML of settings.
+    """
+    path = run_dir / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no settings.")
+    return config
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 import json
 import shlex
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_guide.engine.config.cli import ClassifierCLI
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, did_you_mean
 from lit_guide.engine.run import runs
 from lit_guide.fit import flags
 from lit_guide.model import LitClassifier
@@ -56,8 +55,8 @@ def data(args: list[str]) -> None:
         print(HELP)
         raise SystemExit(0 if args else 2)
     if args[0] not in ACTIONS:
-        near = get_close_matches(args[0], ACTIONS, n=1)
-        raise ConfigError(f"There is no command 'data {args[0]}'. Did you mean data {near[0] if near else 'check'}?")
+        hint = did_you_mean(f"data {args[0]}", [f"data {name}" for name in ACTIONS], "Use data check or data show.")
+        raise ConfigError(f"There is no command 'data {args[0]}'. {hint}")
     if len(args) > 1 and not args[1].startswith("-"):
         hint = f"--config configs/folder.yaml --data.root {shlex.quote(args[1])}"
         raise ConfigError(f"data {args[0]} takes flags alone. Is {args[1]} a folder of photos? Then type: data {args[0]} {hint}")

@@ -537,3 +537,18 @@ def test_how_to_go_on_is_what_the_one_who_started_the_run_can_type(tmp_path, mon
     assert how_to_go_on(tmp_path) == f"Go on with: lit-guide fit --run {tmp_path}"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert how_to_go_on(tmp_path) == "It goes on where it is started again, or by the same command with --resume true."
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("", "holds no settings"), ("- 1\n", "holds no settings"), ("a: [\n", "can't be read")]
+)
+def test_a_config_that_is_none_says_so(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=reason):
+        runs.read_config(tmp_path)
+
+
+def test_a_config_that_is_no_text_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"config\.yaml can't be read"):
+        runs.read_config(tmp_path)
