@@ -1,4 +1,4 @@
-"""Which classes a configuration or a checkpoint may name: only these are ever imported, and classes only, never functions."""
+"""Which modules a configuration or a checkpoint may name classes of: nothing else is ever imported."""
 
 import inspect
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def allow(packages: list[str], typed: Sequence[str] = ()) -> None:
             raise ConfigError(f"--allow {package}: it can't be imported ({error}). Install it, or name the package.") from None
     _typed[:], _command[:] = packages, typed
     also_typed[:] = [word for package in packages for word in ("--allow", package)]
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=importable())
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=importable(), instantiate_subclass_spec_in_any=False)
 
 
 def importable() -> list[str]:
@@ -62,6 +62,14 @@ def is_allowed(path: str) -> bool:
     return any(path == name or path.startswith(f"{name}.") for name in importable())
 
 
+def require_allowed(path: str, key: str) -> None:
+    """Refuse a dotted path that may not be imported by a ConfigError that says how it may; `key` is what named it."""
+    if not is_allowed(path):
+        raise ConfigError(
+            f"{key}: {path} may not be imported: only classes of {', '.join(importable())} are. {how_to_allow(path)}"
+        )
+
+
 def import_class(path: str, base: type, key: str) -> type[Any]:
     """The class that a dotted path names.
 
@@ -73,10 +81,7 @@ def import_class(path: str, base: type, key: str) -> type[Any]:
     Raises:
         ConfigError: the path may not be imported, there is nothing there, or it is no such class.
     """
-    if not is_allowed(path):
-        raise ConfigError(
-            f"{key}: {path} may not be imported: only classes of {', '.join(importable())} are. {how_to_allow(path)}"
-        )
+    require_allowed(path, key)
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name, None)

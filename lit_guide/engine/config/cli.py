@@ -12,21 +12,20 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import nn
 
 from lit_guide import __version__
 from lit_guide.engine.allowed import allow, import_class
 from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.config.arguments import CALL, read_call
 from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
+from lit_guide.engine.config.named import check_named
 from lit_guide.engine.config.parser import Parser
+from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, check_plain, read_checkpoint
 from lit_guide.engine.run.weights import SUFFIX
-from lit_guide.engine.train.losses import loss_class
-from lit_guide.engine.train.optim import find_class
 
 PACKAGE = __name__.split(".")[0]
 # Numbers with a range of jsonargparse, and enumerations that are text: classes of their own, which YAML does not know.
@@ -34,7 +33,6 @@ yaml.SafeDumper.add_multi_representer(int, lambda dumper, number: dumper.represe
 yaml.SafeDumper.add_multi_representer(float, lambda dumper, number: dumper.represent_float(float(number)))
 yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
 BASES: dict[str, type] = {"data": LightningDataModule, "trainer": Trainer}
-FACTS = ("class_names", "input_shape", "mean", "std")  # what a model is told of the data
 
 
 class ClassifierCLI(LightningCLI):
@@ -96,7 +94,7 @@ class ClassifierCLI(LightningCLI):
         usual: dict[str, Any] = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}}
         usual = usual if "optimizer" in takes else {}
         if self.subclass_mode_model:
-            parser.set_defaults({"model": {"class_path": _path(self.default_model), "init_args": usual}})
+            parser.set_defaults({"model": {"class_path": path_of_class(self.default_model), "init_args": usual}})
         elif usual:
             parser.set_defaults({"model": usual})
         for name in FACTS if self.subclass_mode_model else set(FACTS) & set(takes):
@@ -122,8 +120,12 @@ class ClassifierCLI(LightningCLI):
             if self.command == "fit" and self.ckpt_path.endswith(SUFFIX):
                 raise ConfigError(f"{self.ckpt_path} holds weights alone, nothing to go on with: give a .ckpt.")
             self.checkpoint = read_checkpoint(self.ckpt_path)
-            parser.set_defaults(self._checkpoint_defaults(parser, self.checkpoint["hyper_parameters"]))
+            usual = parser.get_defaults(skip_validation=True).model
+            before = usual.init_args.as_dict() if "init_args" in usual else {}
+            named = classes_of(self._saved(), BY_NAME if self.command == "fit" else {"loss": nn.Module}, self.ckpt_path)
+            parser.set_defaults({"model": {"class_path": usual.class_path, "init_args": {**before, **named}}})
         self.config = parser.parse_args(args)
+        check_named(self.config)
         fit_to_machine(self.config)
         for key in CALL:
             if self.config.pop(key, None) is not None:
@@ -133,6 +135,11 @@ class ClassifierCLI(LightningCLI):
                 warn(f"{key} in the configuration is of the part {part}, which this project does not have: it is left out.")
         self.model_type = import_class(self.config.model.class_path, LightningModule, "model")
         if self.checkpoint is not None:
+            if self.model_type is self.default_model:
+                usual = ["--model", path_of_class(self.default_model)]  # which need not be named
+                typed = parser.parse_args([*usual, *args], defaults=False).get("model.init_args") or {}
+                for key, value in left_out(typed, self._saved()).items():
+                    self.config.model.init_args[key] = value
             if self.checkpoint["hyper_parameters"] or self.model_type is self.default_model:
                 check_hyper_parameters(self.checkpoint, self.model_type, str(self.ckpt_path))
             epoch, most = self.checkpoint.get("epoch", 0), self.config.trainer.max_epochs
@@ -199,21 +206,10 @@ class ClassifierCLI(LightningCLI):
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
-    def _checkpoint_defaults(self, parser: LightningArgumentParser, hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """A checkpoint's hyperparameters as defaults of the parser; none where it is of another class than the usual one."""
-        if set(hyper_parameters) - set(inspect.signature(self.default_model).parameters) or not hyper_parameters:
-            return {}
-        classes: dict[str, type] = {"optimizer": Optimizer, "scheduler": LRScheduler} if self.command == "fit" else {}
-        values = {k: v for k, v in hyper_parameters.items() if k not in (*FACTS, "optimizer", "scheduler", "loss")}
-        for key in (*classes, "loss"):
-            arguments = dict(hyper_parameters.get(key) or {})
-            name = arguments.pop("name", None)
-            cls = None if name is None else loss_class(name) if key == "loss" else find_class(name, classes[key])
-            if cls is not None:
-                values[key] = {"class_path": _path(cls), "init_args": arguments}
-        usual = parser.get_defaults(skip_validation=True).model
-        before = usual.init_args.as_dict() if "init_args" in usual else {}
-        return {"model": {"class_path": usual.class_path, "init_args": {**before, **values}}}
+    def _saved(self) -> dict[str, Any]:
+        """The hyperparameters of the checkpoint; none where they are of another class than the usual one."""
+        saved: dict[str, Any] = (self.checkpoint or {}).get("hyper_parameters", {})
+        return {} if set(saved) - set(inspect.signature(self.default_model).parameters) else saved
 
     def _fact(self, name: str) -> Callable[[Any], Any]:
         """What takes a fact from the data for the model; a model without a parameter of that name never gets it."""
@@ -229,7 +225,3 @@ class ClassifierCLI(LightningCLI):
             return getattr(data, name) if name in takes and name not in lacking else takes.get(name)
 
         return take
-
-
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
