@@ -64,7 +64,7 @@ def start(command: str, args: list[str]) -> Started:
         others = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
         cli.trainer = cli.make_trainer(
             callbacks,
-            plugins=[CheckpointWriter()],
+            plugins=[CheckpointWriter(cli.run_dir / "checkpoints")],
             logger=[MetricsCSV(cli.run_dir, cli.rows_to_keep()), *others] if training else False,
             profiler=cli.config_init.trainer.get("profiler") or NoProfiler(),
         )

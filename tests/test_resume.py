@@ -213,7 +213,7 @@ def test_f30_ctrl_c_is_not_lost_in_an_import(tmp_path: Path) -> None:
 
 
 def half_files(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.suffix not in (".ckpt", ".safetensors")]
+    return [path.name for path in folder.iterdir() if path.name.startswith(".partial-")]
 
 
 def test_f05_a_run_that_is_killed_while_it_saves_keeps_whole_checkpoints_and_goes_on(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_f05_a_run_that_is_killed_while_it_saves_keeps_whole_checkpoints_and_goe
         time.sleep(chance.random() * 0.002)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        steps = [read_checkpoint(path)["global_step"] for path in folder.glob("*.ckpt")]
+        steps = [read_checkpoint(path)["global_step"] for path in folder.glob("[!.]*.ckpt")]
         assert 0 < max(steps) < 38, "killed too late"
         args = ["--run", "run"]
     assert start(tmp_path, *args).wait(300) == 0, (tmp_path / "log").read_text()
@@ -241,6 +241,7 @@ WRITING = """
     import itertools, os, random, signal, sys, time
     from pathlib import Path
     import torch
+    from lit_guide.engine.run.runs import enter_run_dir
     from lit_guide.engine.train.writer import CheckpointWriter
 
     torch.set_num_threads(1)  # so that this process can be forked
@@ -249,20 +250,22 @@ WRITING = """
     path = folder / "last.ckpt"
     torch.save({"step": -1, "weights": torch.full((1,), -1.0)}, path)
     for kill in range(30):
+        before = set(folder.iterdir())
         child = os.fork()
         if child == 0:
-            writer = CheckpointWriter()
+            writer = CheckpointWriter(folder)
             for step in itertools.count():
                 writer.save_checkpoint({"step": step, "weights": torch.full((2**20,), float(step))}, path)
-        while not set(folder.iterdir()) - {path}:
+        while not set(folder.iterdir()) - before:
             pass
         time.sleep(chance.random() * 0.01)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        halves += bool(set(folder.iterdir()) - {path})
+        halves += bool(set(folder.iterdir()) - before)
         content = torch.load(path, weights_only=True)
         assert content["weights"].unique().tolist() == [content["step"]], (kill, content)
-    writer = CheckpointWriter()
+    enter_run_dir(Path().absolute())
+    writer = CheckpointWriter(folder)
     writer.save_checkpoint({"step": 7}, path)
     writer.teardown()
     assert torch.load(path, weights_only=True) == {"step": 7}

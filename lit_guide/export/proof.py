@@ -9,7 +9,6 @@ import copy
 import hashlib
 import io
 import logging
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from lit_guide import __version__
 from lit_guide.engine.classifier import fact, missing
 from lit_guide.engine.errors import UserError
+from lit_guide.engine.run import runs
 from lit_guide.model import LitClassifier
 
 BATCH_SIZES = (1, 3)
@@ -76,8 +76,6 @@ def prove(
         UserError: the model is no `Classifier`, the exporter refuses it, the target can't be written, or a logit differs by
             more than `TOLERANCE`; there is no file under `path` that was not there before.
     """
-    # The suffix stays: torch.export.save insists on .pt2.
-    partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
     if lacking := missing(model):
         raise UserError(f"{type(model).__name__} lacks {'; '.join(lacking)}")
     network, input_shape = network_of(model), list(fact(model, "input_shape"))
@@ -85,7 +83,7 @@ def prove(
     example_BCHW = torch.rand(2, *input_shape)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with torch.no_grad():
+        with runs.whole_file(path) as partial, torch.no_grad():
             try:
                 write(network, example_BCHW, partial)
             except OSError:
@@ -96,15 +94,11 @@ def prove(
                 difference = parity(network, load(partial), input_shape)
             except Exception as error:  # likewise: what a runtime says of a file that it can't load or run
                 raise UserError(f"the {format} file can't be run; not kept: {first_line(error)}") from error
-        if not difference <= TOLERANCE:  # NaN too
-            raise UserError(f"the {format} file differs from eager by {difference:.2e}, more than {TOLERANCE:.0e}; not kept")
-        content = partial.read_bytes()
-        partial.replace(path)
+            if not difference <= TOLERANCE:  # NaN too
+                raise UserError(f"the {format} file differs from eager by {difference:.2e}, more than {TOLERANCE:.0e}; not kept")
+            content = partial.read_bytes()
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
     return {
         "format": format,
         "path": str(path),

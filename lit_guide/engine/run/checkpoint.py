@@ -179,7 +179,7 @@ def _in_brackets(reason: str) -> str:
 
 
 def _alternative(path: Path, needed: str = "state_dict") -> str:
-    for other in sorted({*path.parent.glob("*.ckpt")} - {path}, key=lambda other: -other.stat().st_mtime):
+    for other in sorted({*path.parent.glob("[!.]*.ckpt")} - {path}, key=lambda other: -other.stat().st_mtime):
         with suppress(Exception):  # whatever is wrong with that one, it is not the one to offer
             if needed in torch.load(other, map_location="meta", weights_only=True):
                 return f" Use {other} instead."

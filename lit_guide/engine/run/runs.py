@@ -6,6 +6,7 @@ runs/<name>/<timestamp>/ holds config.yaml, metrics.csv, checkpoints/{best,last}
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,9 @@ RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
 WEIGHTS = Path("checkpoints") / "best.safetensors"
 LAST = Path("checkpoints") / "last.ckpt"
-STARTED = {"checkpoints", "config.yaml", "config.yaml.partial", "metrics.csv", "metrics.csv.partial"}
+STARTED = {"checkpoints", "config.yaml", "metrics.csv"}
+FOLDERS = ("", "checkpoints", "export")  # in which a run writes files
+PARTIAL = ".partial-"  # how the names of files begin that are being written
 
 # Lightning starts the other processes of a DDP run with our environment: they share the first one's directory through it.
 RUN_DIR_VARIABLE = "LIT_GUIDE_CURRENT_RUN_DIR"
@@ -55,6 +58,17 @@ def enter_run_dir(path: Path) -> None:
         if not lock_descriptor(directory, blocking=False):
             leave_run_dir()
             raise ConfigError(f"{path} is in use: a run that goes on is training there. Wait for it, or stop it first.")
+    refuse_links(path)
+    for left in [left for folder in FOLDERS for left in (path / folder).glob(f"{PARTIAL}*")]:  # of a run that was killed
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a run directory of whose own folders one is a link, by a UserError: what is written there would lie elsewhere."""
+    for folder in FOLDERS[1:]:
+        if (path / folder).is_symlink():
+            raise UserError(f"{path / folder} is a link. Put the folder itself there: a run changes no files outside of its own.")
 
 
 def leave_run_dir() -> None:
@@ -100,7 +114,8 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
     for attempt in range(1, 100):
         try:
             path.mkdir(parents=True, exist_ok=run_dir is not None)
-            if {file.name for file in path.iterdir()} - (STARTED if resume else set()) or (path / LAST).exists():
+            there = {file.name for file in path.iterdir() if not (resume and file.name.startswith(PARTIAL))}
+            if there - (STARTED if resume else set()) or (path / LAST).exists():
                 raise FileExistsError
             # Two runs may both find an empty directory; only one of them can make this one in it.
             (path / "checkpoints").mkdir(exist_ok=resume)
@@ -133,6 +148,7 @@ def make_results_dir(path: Path, flag: str = "--run_dir") -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{flag} {path} can't be made: {error.strerror}.") from None
+    refuse_links(path)
 
 
 def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> None:
@@ -186,7 +202,9 @@ def how_to_go_on(run_dir: Path) -> str:
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Where to write a file so that a reader, or a crash, sees the old content under its name or the new, never half of it."""
-    partial = path.with_name(f"{path.name}.partial")
+    # A name that nobody can guess, and no file yet: in a directory from elsewhere a link could lie in its place.
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}-{path.name}")
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
     try:
         yield partial
         partial.replace(path)

@@ -18,15 +18,19 @@ from lit_guide.engine.run.weights import SUFFIX, read_weights
 class CheckpointWriter(TorchCheckpointIO):
     """Writes checkpoints in a thread of its own, one at a time; training goes on once the tensors are copied.
 
-    A file gets its name when it is whole and on the disk. Until then the one before it keeps that name.
+    A file gets its name when it is whole and on the disk. Until then the one before it keeps that name. `folder` is the run's
+    `checkpoints/`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._writing: Future[None] | None = None
+        self._written: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Copy the checkpoint and begin to write it, once the one before is written; what `wait` raises is about that one."""
         self.wait()
+        self._written.add(Path(path).absolute())
         copied = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
         thread = ThreadPoolExecutor(1, "checkpoint-writer")
         self._writing = thread.submit(_write, copied, Path(path))
@@ -39,6 +43,13 @@ class CheckpointWriter(TorchCheckpointIO):
             writing.result()
 
     teardown = wait
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a file of the run's own `checkpoints/`, or one that was written here; nothing else that a checkpoint names."""
+        file = Path(path).absolute()
+        own = file in self._written or file.parent.resolve() == self.folder.resolve()
+        if own and file.is_file() and not file.is_symlink():
+            file.unlink()
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load one that may be on its way, or a .safetensors."""

@@ -552,3 +552,71 @@ def test_a_config_that_is_no_text_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"config\.yaml can't be read"):
         runs.read_config(tmp_path)
+
+
+# F33: links in a run directory from elsewhere
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A file of the user's, outside of any run."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/notes.txt").write_text("precious")
+    return tmp_path / "home/notes.txt"
+
+
+def test_f33_a_file_is_written_beside_links_of_any_name_and_never_through_one(tmp_path: Path, victim: Path) -> None:
+    victim.write_text("{}")
+    names = ["results.json", "results.json.partial", ".write-test", f"partial-{os.getpid()}-results.json", ".partial-"]
+    for name in names:
+        (tmp_path / name).symlink_to(victim)
+    runs.update_results(tmp_path, {"test": {"accuracy": 1.0}})
+    runs.check_space(tmp_path)
+    assert victim.read_text() == "{}"
+    assert not (tmp_path / "results.json").is_symlink()
+    assert json.loads((tmp_path / "results.json").read_text()) == {"test": {"accuracy": 1.0}}
+
+
+def test_f33_the_name_that_is_written_to_is_another_one_each_time_and_new(tmp_path: Path) -> None:
+    names = set()
+    for _ in range(20):
+        with runs.whole_file(tmp_path / "a.txt") as partial:
+            assert partial.is_file()
+            assert partial.stat().st_size == 0
+            names.add(partial.name)
+    assert len(names) == 20
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_has_the_permissions_that_the_user_chose(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        runs.write_atomic(tmp_path / "a.txt", "text")
+    finally:
+        os.umask(before)
+    if os.name != "nt":
+        assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "export"])
+def test_f33_a_folder_of_a_run_that_is_a_link_is_refused(tmp_path: Path, victim: Path, folder: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / folder).symlink_to(victim.parent)
+    for enter in (runs.enter_run_dir, runs.make_results_dir):
+        with pytest.raises(UserError, match=f"{folder} is a link"):
+            enter(tmp_path / "run")
+    runs.leave_run_dir()
+    assert [path.name for path in victim.parent.iterdir()] == ["notes.txt"]
+
+
+def test_f33_what_a_killed_run_left_is_removed_and_what_it_links_to_is_not(tmp_path: Path, victim: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints/.partial-0-last.ckpt").write_bytes(b"half")
+    (run / ".partial-1").symlink_to(victim)
+    (run / ".partial-2").symlink_to(victim.parent)
+    (run / ".partial-3").mkdir()
+    runs.enter_run_dir(run)
+    runs.leave_run_dir()
+    assert sorted(path.name for path in run.rglob("*")) == [".partial-3", "checkpoints"]
+    assert victim.read_text() == "precious"
