@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_guide.engine.config.cli import ClassifierCLI
 from lit_guide.engine.errors import ConfigError, UserError, did_you_mean
+from lit_guide.engine.photos.dataset import shown
 from lit_guide.engine.run import runs
 from lit_guide.fit import flags
 from lit_guide.model import LitClassifier
@@ -82,8 +83,10 @@ def _check(cli: DataCLI) -> None:
     runs.write_atomic(output / "data_check.json", json.dumps(report.as_dict(), indent=1) + "\n")
     wrong, images = report.wrong, report.images
     if root is not None and report.bad_files:
-        moved = quarantine(root, report.bad_files)
+        moved, left = quarantine(root, report.bad_files)
         print(f"Moved {len(moved)} of {images:,} files to {folder_of(root)}; the same command with --fix undo moves them back.")
+        if left:
+            print("Left where they are, by way of a link:\n" + shown([str(path) for path in left]))
         images -= len(moved)
         if len(moved) == len(report.bad_files):
             wrong = [finding for finding in wrong if finding.kind != "unreadable"]
