@@ -11,7 +11,6 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 import lit_guide.data  # noqa: F401  # a source that is imported goes by its short name: --data DigitsData
 from lit_guide.engine import tables
-from lit_guide.engine.classifier import missing
 from lit_guide.engine.config.started import Started, limit_of
 from lit_guide.engine.errors import Stopped, UserError
 from lit_guide.engine.run import runs
@@ -24,6 +23,7 @@ from lit_guide.engine.train.metrics import MetricsCSV, Throughput, environment
 from lit_guide.engine.train.progress import NoProfiler, ProgressBar, Summary, leave_out_empty_hooks
 from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.writer import CheckpointWriter
+from lit_guide.export.classifier import missing
 from lit_guide.export.command import formats, raise_for
 from lit_guide.model import LitClassifier
 

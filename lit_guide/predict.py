@@ -15,7 +15,6 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, distributed
 from torch.utils.data import Dataset
 
-from lit_guide.engine.classifier import fact, require
 from lit_guide.engine.data.loaders import Split, evaluation_loader
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.crops import mode_of, read_image
@@ -24,6 +23,7 @@ from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_table
+from lit_guide.export.classifier import fact, require
 from lit_guide.fit import start
 from lit_guide.model import LitClassifier
 

@@ -16,7 +16,6 @@ from torch import nn
 
 from lit_guide import __version__
 from lit_guide.engine.allowed import allow, import_class
-from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.config.arguments import CALL, read_call
 from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.named import check_named
@@ -24,7 +23,7 @@ from lit_guide.engine.config.parser import Parser
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, check_plain, read_checkpoint
+from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, check_plain, parameters_of, read_checkpoint
 from lit_guide.engine.run.weights import SUFFIX
 
 PACKAGE = __name__.split(".")[0]

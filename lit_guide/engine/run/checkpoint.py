@@ -1,5 +1,6 @@
 """Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line."""
 
+import inspect
 import json
 import pickle
 from collections.abc import Mapping
@@ -11,7 +12,6 @@ import torch
 from lightning.pytorch import LightningModule
 
 from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
-from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.weights import SUFFIX, read_weights
@@ -122,6 +122,12 @@ def model_of(run_dir: Path | None, usual: type[LightningModule], named: str | No
     config = runs.read_config(run_dir) if run_dir is not None else {}
     path = named or (config.get("model") or {}).get("class_path")
     return usual if path is None else import_class(path, LightningModule, "model")
+
+
+def parameters_of(model: type[LightningModule]) -> list[inspect.Parameter]:
+    """What the `__init__` of a class takes by name."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [parameter for parameter in inspect.signature(model).parameters.values() if parameter.kind in by_name]
 
 
 def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str | Path) -> None:
