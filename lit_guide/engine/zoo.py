@@ -79,6 +79,8 @@ def build(
         ConfigError: no such name or argument, weights that are not there, or images too small for the network.
     """
     args = dict(args or {})
+    if fetched := [key for key in args if key.startswith(("weights", "pretrained"))]:  # in a checkpoint it would start a download
+        raise ConfigError(f"model.network_args: {fetched[0]} is no argument of a network here: --model.weights.")
     if name in own or "." in name:
         if weights is not None:
             raise ConfigError(f"model.weights is {weights}, but {name} has no pretrained weights: take the key out.")

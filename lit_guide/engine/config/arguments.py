@@ -100,9 +100,7 @@ def find_config(path: str) -> str:
     Raises:
         ConfigError: there is no such file, or it is no valid YAML.
     """
-    package = Path(__file__).parents[2]
-    relative = Path(path).as_posix().removeprefix("configs/")
-    shipped = [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
+    relative, shipped = Path(path).as_posix().removeprefix("configs/"), shipped_folders()
     for candidate in (Path(path), *(folder / relative for folder in shipped)):
         if candidate.is_file():
             try:
@@ -113,6 +111,12 @@ def find_config(path: str) -> str:
             return str(candidate)
     recipes = sorted(f"configs/{path.relative_to(folder).as_posix()}" for folder in shipped for path in folder.rglob("*.yaml"))
     raise ConfigError(f"--config {path}: there is no such file. Shipped recipes: {', '.join(recipes)}.")
+
+
+def shipped_folders() -> list[Path]:
+    """Where the recipes of this project lie."""
+    package = Path(__file__).resolve().parents[2]
+    return [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
 
 
 def spelled_out(args: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from lit_guide.engine.config.arguments import CALL, read_call
 from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.named import check_named
 from lit_guide.engine.config.parser import Parser
+from lit_guide.engine.config.places import check_places, refuse_other_runs, told
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
 from lit_guide.engine.run import runs
@@ -124,7 +125,10 @@ class ClassifierCLI(LightningCLI):
             named = classes_of(self._saved(), BY_NAME if self.command == "fit" else {"loss": nn.Module}, self.ckpt_path)
             parser.set_defaults({"model": {"class_path": usual.class_path, "init_args": {**before, **named}}})
         self.config = parser.parse_args(args)
+        if self.command != "fit":  # what is not trained is not logged
+            self.config.trainer.logger = False
         check_named(self.config)
+        check_places(self.config, told(args, self.call.typed), self.command == "fit" and self.checkpoint is None)
         fit_to_machine(self.config)
         for key in CALL:
             if self.config.pop(key, None) is not None:
@@ -189,9 +193,12 @@ class ClassifierCLI(LightningCLI):
         settings["plugins"] = [*plugins, *(given if isinstance(given, list) else [given])]
         try:
             # Our samplers divide the data among the processes; Lightning's would count some samples twice.
-            return super().instantiate_trainer(use_distributed_sampler=False, default_root_dir=str(self.run_dir), **settings)
+            trainer = super().instantiate_trainer(use_distributed_sampler=False, default_root_dir=str(self.run_dir), **settings)
         except REFUSALS as error:
             raise refused("The trainer refused its settings", error) from None
+        made: Any = trainer  # its attributes are set by Lightning's connectors
+        refuse_other_runs((*made.loggers, *made.callbacks, made.profiler), self.run_dir)
+        return trainer
 
     def save_config(self) -> None:
         """Write the resolved config.yaml: alone enough to repeat, resume, test or export the run."""

@@ -104,7 +104,7 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
     size = os.environ.get("SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE", "1")
     if run_dir is None and (size != "1" or {"MASTER_ADDR", "NODE_RANK"} <= set(os.environ)):
         raise ConfigError("On several machines and under torchrun or SLURM every process must use one directory: --run_dir DIR.")
-    if len(Path(name).parts) != 1 or name in (".", ".."):
+    if Path(name).name != name or name in ("", "..") or "\\" in name or not name.isprintable():
         raise ConfigError(f"--name {name!r} must be a plain name: it becomes runs/<name>/<timestamp>.")
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     path = (Path(run_dir) if run_dir is not None else RUNS / name / stamp).absolute()
