@@ -17,7 +17,7 @@ from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
 from lit_guide.engine.run.screen import print_closing, print_metrics
 from lit_guide.engine.run.weights import write_weights
-from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint
+from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint, leave_averaging
 from lit_guide.engine.train.guards import Guards
 from lit_guide.engine.train.metrics import MetricsCSV, Throughput, environment
 from lit_guide.engine.train.progress import NoProfiler, ProgressBar, Summary, leave_out_empty_hooks
@@ -42,6 +42,8 @@ def start(command: str, args: list[str]) -> Started:
     training, settings, going_on = command == "fit", cli.config.trainer, cli.continued is not None
     cli.build("trainer" if cli.call.images else None)
     getattr(cli.datamodule, "rows", None)  # what is wrong with the data is said before there is a run directory
+    if training and hasattr(cli.model, "weigh"):
+        cli.model.weigh(cli.datamodule)
     cli.validated = training and settings.limit_val_batches != 0 and cli.has("val", "validation_step")
     cli.tested = training and cli.has("test", "test_step")
     cli.check_offers()
@@ -72,6 +74,8 @@ def start(command: str, args: list[str]) -> Started:
         if training and not going_on:
             runs.release_run_dir(cli.run_dir)
         raise
+    if not training:
+        leave_averaging(cli.trainer)
     if not cli.call.images:
         leave_out_empty_hooks(cli.trainer, cli.model)
     return cli
@@ -85,7 +89,6 @@ def fit(args: list[str]) -> None:
         cli.report_changes()
         # Weights and two Adam moments in best, last and the one being written; best.safetensors, three exports; 4 bytes each.
         runs.check_space(run_dir, needed=4 * (3 * 3 + 1 + 3) * sum(p.numel() for p in cli.model.parameters()))
-        (run_dir / runs.WEIGHTS).unlink(missing_ok=True)  # of a best model that this training may surpass
         cli.save_config()
         print(f"Run directory: {run_dir}")
     try:
@@ -99,6 +102,8 @@ def fit(args: list[str]) -> None:
             print(f"Saved {runs.LAST.name}. {go_on}")
         raise
     finally:
+        if trainer.is_global_zero and not (cli.throughput.images or cli.continued or cli.call.resume):
+            runs.release_run_dir(run_dir, written=True)
         runs.leave_run_dir()
 
 
@@ -108,6 +113,7 @@ def finish(cli: Started, began: float) -> None:
     best = trainer.strategy.broadcast(best_checkpoint(trainer))  # one process writes it: the others would not see it yet
     if best is None and trainer.is_global_zero:
         print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
+    leave_averaging(trainer)
     figures: dict[str, dict[str, Any]] = {}
     to_load = best  # best.ckpt is read once: what comes later finds its weights in the model
     for section, wanted, evaluate in (("val", cli.validated, trainer.validate), ("test", cli.tested, trainer.test)):

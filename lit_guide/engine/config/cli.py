@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveInt, register_type
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -32,6 +33,7 @@ PACKAGE = __name__.split(".")[0]
 yaml.SafeDumper.add_multi_representer(int, lambda dumper, number: dumper.represent_int(int(number)))
 yaml.SafeDumper.add_multi_representer(float, lambda dumper, number: dumper.represent_float(float(number)))
 yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
+register_type(torch.device)
 BASES: dict[str, type] = {"data": LightningDataModule, "trainer": Trainer}
 
 
@@ -210,6 +212,7 @@ class ClassifierCLI(LightningCLI):
             if path is not None and Path(path).expanduser().exists():
                 given[key] = str(Path(path).expanduser().absolute())  # found again from any directory
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        self.parser.parse_object(yaml.safe_load(text))  # what can't be read again is refused before anything is trained
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
     def _saved(self) -> dict[str, Any]:

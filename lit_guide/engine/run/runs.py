@@ -134,12 +134,15 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
     return path
 
 
-def release_run_dir(path: Path) -> None:
-    """Remove the directory of a run that never started, if it is still empty."""
+def release_run_dir(path: Path, written: bool = False) -> None:
+    """Remove the directory of a run that never started, if it is empty, or holds only what was `written` at its start."""
     leave_run_dir()
     with contextlib.suppress(OSError):
-        (path / "checkpoints").rmdir()
-        path.rmdir()
+        if {file.name for file in path.iterdir()} <= (STARTED if written else {"checkpoints"}):
+            (path / "checkpoints").rmdir()
+            for name in STARTED - {"checkpoints"}:
+                (path / name).unlink(missing_ok=True)
+            path.rmdir()
 
 
 def make_results_dir(path: Path, flag: str = "--run_dir") -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from torch import distributed
 
 from lit_guide.engine.errors import Stopped, UserError
@@ -124,9 +124,12 @@ class LastCheckpoint(Checkpoint):
             self._stop_if_agreed(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that ends before its first validation has one model only: it is the best one too."""
+        """A run that ends before its first validation has one model only, the best one too; so is one that is averaged now.
+
+        StochasticWeightAveraging puts the mean of the last epochs into the model here, and into no checkpoint.
+        """
         best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
-        if not best.best_model_path and trainer.global_step:
+        if trainer.global_step and (not best.best_model_path or _is_averaged_now(trainer)):
             best.best_model_path = str(self.path.with_name("best.ckpt"))
             self._save(trainer, Path(best.best_model_path))
         self._stop_if_agreed(trainer)
@@ -178,6 +181,19 @@ class LastCheckpoint(Checkpoint):
         self._due, self._saved = False, trainer.fit_loop.total_batch_idx
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
             trainer.save_checkpoint(path or self.path, weights_only=False)
+
+
+def leave_averaging(trainer: Trainer) -> None:
+    """Take the callbacks away that average weights: they swap them where a checkpoint is loaded, whose weights are averaged."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    callbacks[:] = [one for one in callbacks if not isinstance(one, WeightAveraging | StochasticWeightAveraging)]
+
+
+def _is_averaged_now(trainer: Trainer) -> bool:
+    """Whether StochasticWeightAveraging has come to its end, and so put its mean into the model."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    ends = [one.swa_end for one in callbacks if isinstance(one, StochasticWeightAveraging) and one.n_averaged is not None]
+    return any(trainer.current_epoch > end for end in ends)
 
 
 def _accumulating(trainer: Trainer) -> bool:
