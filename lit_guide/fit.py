@@ -16,7 +16,6 @@ from lit_guide.engine.errors import Stopped, UserError
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
 from lit_guide.engine.run.screen import print_closing, print_metrics
-from lit_guide.engine.run.weights import write_weights
 from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint, leave_averaging
 from lit_guide.engine.train.guards import Guards
 from lit_guide.engine.train.metrics import MetricsCSV, Throughput, environment
@@ -25,6 +24,7 @@ from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.writer import CheckpointWriter
 from lit_guide.export.classifier import missing
 from lit_guide.export.command import formats, raise_for
+from lit_guide.export.weights import write_weights
 from lit_guide.model import LitClassifier
 
 # Callbacks of parts: the key of their flags -> their class, there while the part's folder is.
