@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, S
 from torch import distributed
 
 from lit_guide.engine.errors import Stopped, UserError
+from lit_guide.engine.train.going_on import go_on, place_of
 from lit_guide.engine.train.metrics import MetricsCSV
 from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.writer import CheckpointWriter
@@ -140,11 +141,14 @@ class LastCheckpoint(Checkpoint):
         loss = trainer.callback_metrics.get("val/loss")
         checkpoint["val_loss"] = None if loss is None else float(loss)
         checkpoint["plateau_due"] = self._plateau_due
+        checkpoint["place"] = place_of(trainer)
         checkpoint["crop"] = getattr(trainer.datamodule, "crop", None)  # type: ignore[attr-defined]  # Lightning sets it
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take that over; a checkpoint of plain Lightning has none of it."""
         self._val_loss, self._plateau_due = checkpoint.get("val_loss"), checkpoint.get("plateau_due", False)
+        if trainer.state.fn == "fit":
+            go_on(checkpoint, trainer)
 
     def _validates(self, trainer: Trainer) -> bool:
         """Whether Lightning validates after this batch because it is its turn, and not for the run's end."""
