@@ -88,7 +88,11 @@ def fit(args: list[str]) -> None:
     if trainer.is_global_zero:
         cli.report_changes()
         # Weights and two Adam moments in best, last and the one being written; best.safetensors, three exports; 4 bytes each.
-        runs.check_space(run_dir, needed=4 * (3 * 3 + 1 + 3) * sum(p.numel() for p in cli.model.parameters()))
+        weights = 4 * sum(p.numel() for p in cli.model.parameters())
+        there = sum(file.stat().st_size for file in run_dir.rglob("*") if file.is_file())  # of a run that goes on
+        runs.check_space(
+            run_dir, needed=max(3 * weights, (3 * 3 + 1 + 3) * weights - there), flag="" if cli.continued else "--run_dir"
+        )
         cli.save_config()
         print(f"Run directory: {run_dir}")
     try:

@@ -294,3 +294,22 @@ def test_f44_a_directory_with_files_of_the_users_is_kept(fit: Fit, watch: Watch)
     watch.before[0] = lambda: (Path("run/notes.txt").write_text("precious"), break_off())
     assert fit("--run_dir=run").code == 1
     assert Path("run/notes.txt").read_text() == "precious"
+
+
+# F40: after a full disk was partly freed
+
+
+def test_f40_a_run_that_goes_on_asks_for_what_it_still_needs(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fit("--run_dir=run", "--trainer.max_epochs=1").code == 0
+    Path("run").rename("elsewhere")
+    Path("run").symlink_to("elsewhere")
+    weights = 4 * sum(value.numel() for name, value in read_checkpoint("run/checkpoints/best.ckpt")["state_dict"].items())
+    free = 0
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
+    outcome = fit("--run=run", "--trainer.max_epochs=2")
+    assert outcome.code == 1
+    assert f"{Path('elsewhere').absolute()} has 0 MB free" in outcome.err
+    assert "--run_dir" not in outcome.err
+    free = 12 * weights  # not enough for a new run, which writes 13 times its weights
+    assert fit("--run_dir=new").code == 1
+    assert fit("--run=run", "--trainer.max_epochs=2").code == 0

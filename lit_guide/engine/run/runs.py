@@ -155,18 +155,17 @@ def make_results_dir(path: Path, flag: str = "--run_dir") -> None:
 
 
 def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> None:
-    """Fail now, not at the first checkpoint, where `path` can't be written to or has fewer than `needed` bytes free."""
+    """Fail now where `path` can't be written to or has too few bytes free. `flag` names another one, "" where none may."""
+    other = f" Give another directory with {flag} DIR." if flag else ""
     try:
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"x" * 4096)
         free = shutil.disk_usage(path).free
     except OSError as error:
-        raise UserError(f"{path} can't be written to: {error.strerror}. Give another directory with {flag} DIR.") from None
+        raise UserError(f"{path} can't be written to: {error.strerror}.{other}") from None
     if free < needed:
-        raise UserError(
-            f"{path} has {free / 1e6:.0f} MB free and this run writes about {needed / 1e6:.0f} MB. "
-            f"Free some space, or give another directory with {flag} DIR."
-        )
+        much = f"{path.resolve()} has {free / 1e6:.0f} MB free and this run writes about {needed / 1e6:.0f} MB."
+        raise UserError(f"{much} Free some space.{other}")
 
 
 def find_run(run: str, checkpoint: Path = BEST) -> Path:
