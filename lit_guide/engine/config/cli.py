@@ -25,8 +25,14 @@ from lit_guide.engine.config.places import check_places, refuse_other_runs, told
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, check_plain, parameters_of, read_checkpoint
-from lit_guide.engine.run.weights import SUFFIX
+from lit_guide.engine.run.checkpoint import (
+    SUFFIX,
+    check_fits,
+    check_hyper_parameters,
+    check_plain,
+    parameters_of,
+    read_checkpoint,
+)
 
 PACKAGE = __name__.split(".")[0]
 # Numbers with a range of jsonargparse, and enumerations that are text: classes of their own, which YAML does not know.

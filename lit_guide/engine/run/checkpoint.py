@@ -8,14 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import lightning
 import torch
 from lightning.pytorch import LightningModule
+from safetensors import safe_open
 
 from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.weights import SUFFIX, read_weights
 
+SUFFIX = ".safetensors"  # a file to share, which can hold no code
 M = TypeVar("M", bound=LightningModule)
 NAMED = ("network", "optimizer", "scheduler", "loss")  # hyperparameters that are a class by name
 CODE = ("class_path", "_class_path", "_instantiator")  # keys by which jsonargparse and Lightning would import what is named
@@ -60,6 +62,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     checkpoint.setdefault("crop", hyper_parameters.pop("crop", None))  # until version 0.1 a hyperparameter of the model
     loaded: dict[str, Any] = checkpoint
     return loaded
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """A file of `write_weights` in the form of a checkpoint: "state_dict" and, where it has them, "hyper_parameters".
+
+    Raises:
+        safetensors.SafetensorError: the file is broken or of another kind.
+        ValueError: its hyperparameters are no JSON.
+    """
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+        checkpoint = {"state_dict": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  # no mapping
+    checkpoint |= {key: json.loads(about[key]) for key in ("hyper_parameters", "crop") if key in about}
+    # Lightning asks a checkpoint for these before it takes the weights out.
+    nothing: dict[str, Any] = {"epoch": 0, "global_step": 0, "optimizer_states": [], "lr_schedulers": []}
+    return {**checkpoint, **nothing, "pytorch-lightning_version": lightning.__version__}
 
 
 def check_plain(hyper_parameters: Mapping[str, Any], model: type[LightningModule]) -> None:

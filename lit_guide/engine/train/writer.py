@@ -12,7 +12,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.weights import SUFFIX, read_weights
+from lit_guide.engine.run.checkpoint import SUFFIX, read_weights
 
 
 class CheckpointWriter(TorchCheckpointIO):
