@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lit_guide import __version__
 from lit_guide.engine.errors import Stopped, UserError, did_you_mean
-from lit_guide.engine.process import end_with_parent, leave_group, leaving_at_ctrl_c, quiet_lightning
+from lit_guide.engine.process import end_with_parent, leave_group, leaving_at_ctrl_c, quiet_lightning, write_in_any_encoding
 from lit_guide.engine.run.runs import started_by_lightning
 from lit_guide.engine.tables import is_there
 
@@ -63,6 +63,7 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 the run failed, 2 the command or configuration is wrong, 130 Ctrl-C, 143 SIGTERM.
     """
+    write_in_any_encoding()
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
         print(usage())

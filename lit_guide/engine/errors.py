@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,9 @@ from difflib import get_close_matches
 
 # What asks a run to stop; SIGUSR1 is the warning of a scheduler. Windows has no SIGUSR1.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+# Controls, what turns the direction of writing, and halves of characters; the joiners of Persian and of emoji stay.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
 
 
 class UserError(Exception):
@@ -45,6 +49,14 @@ def is_first() -> bool:
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says, or its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text that does nothing to a screen: escapes in place of control characters, and of bytes of a name that is no UTF-8.
+
+    `keep` are characters that stay: the line breaks of a message.
+    """
+    return UNPRINTABLE.sub(lambda one: one[0] if one[0] in keep else one[0].encode("unicode_escape").decode(), text)
 
 
 def warn(message: str) -> None:

@@ -64,6 +64,8 @@ def read_call(command: str, args: Sequence[str]) -> Call:
         typed, rest = parser.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise ConfigError(f"{str(error).removeprefix('argument ')}.") from None
+    if odd := [arg for arg in rest if arg != arg.encode(errors="ignore").decode()]:
+        raise ConfigError(f"{odd[0]} is no UTF-8, and a setting must be: rename what it names, or make a link to it.")
     call = Call(rest, list(args), **vars(typed))
     if {"-h", "--help"} & set(rest):
         call.args = spelled_out(call.args)

@@ -215,9 +215,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file as `whole_file` does."""
+    """Write a text file as `whole_file` does; a name that is no UTF-8 leaves it in escapes, for the file must be."""
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

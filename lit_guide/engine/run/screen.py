@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from lit_guide.engine.errors import printable
 from lit_guide.engine.machine import command, short
 
 
@@ -16,8 +17,14 @@ def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any
     columns = [Column(heading, overflow="fold") for heading in headings]
     table = Table(*columns, title=title, title_justify="left", show_header=any(headings))
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else "-" if cell is None else str(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else "-" if cell is None else in_a_cell(str(cell)) for cell in row))
     Console(markup=False, emoji=False).print(table)
+
+
+def in_a_cell(text: str, keep: str = "") -> str:
+    """`printable` text of characters that the screen has: escaped when it is printed, a name would be wider than its column."""
+    encoding = Console().encoding
+    return printable(text, keep).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_metrics(title: str, metrics: Mapping[str, float]) -> None:

@@ -79,8 +79,8 @@ def _check(cli: DataCLI) -> None:
         return
     output = _output(cli)
     report = check(source, config.near_bits)
-    print_report(report)
     runs.write_atomic(output / "data_check.json", json.dumps(report.as_dict(), indent=1) + "\n")
+    print_report(report)
     wrong, images = report.wrong, report.images
     if root is not None and report.bad_files:
         moved, left = quarantine(root, report.bad_files)
