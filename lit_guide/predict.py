@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from lit_guide.engine.classifier import fact, require
 from lit_guide.engine.data.loaders import Split, evaluation_loader
 from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.photos.crops import mode_of, read_image
 from lit_guide.engine.photos.decode import UnreadableImageError, find_images
 from lit_guide.engine.photos.module import most_workers
@@ -84,7 +85,8 @@ class Predictor:
     """
 
     def __init__(self, run: str | Path, model: type[LightningModule] | None = None) -> None:
-        file = Path(run) if Path(run).is_file() else runs.find_run(str(run)) / runs.BEST
+        file = Path(expanded(run))
+        file = file if file.is_file() else runs.find_run(str(run)) / runs.BEST
         self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file), LitClassifier))
         require(self.model)
         self.class_names: list[str] = list(fact(self.model, "class_names"))

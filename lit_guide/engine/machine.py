@@ -18,6 +18,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def expanded(path: str | Path) -> str:
+    """A path with the home directory in place of `~` or `~user` at its beginning; as it is where there is none."""
+    return os.path.expanduser(path)  # noqa: PTH111  # Path raises where there is no such user
+
+
 def short(path: Path) -> str:
     """The path as a user would type it from here: below the current directory without what is above."""
     here = Path.cwd()

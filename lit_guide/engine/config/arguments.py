@@ -9,21 +9,23 @@ from typing import Any
 import yaml
 
 from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
 
 SHORT_FORMS = ("accelerator", "devices", "strategy", "precision")
 RECIPES = ("--config", "-c")
 EVALUATIONS = ("validate", "test", "predict")
 RESUME = "Go on with --run_dir if it holds a checkpoint."
+PATH: dict[str, Any] = {"type": expanded}
 
 # Flag -> how argparse takes it, its help, and the commands that have it. None of them is a setting that config.yaml keeps.
 CALL: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
-    "run": ({}, "An earlier run's directory, or latest: its config.yaml and checkpoint.", ()),
-    "ckpt_path": ({}, "A checkpoint to go on from or to use.", ()),
+    "run": (PATH, "An earlier run's directory, or latest: its config.yaml and checkpoint.", ()),
+    "ckpt_path": (PATH, "A checkpoint to go on from or to use.", ()),
     "allow": ({"action": "append", "default": []}, "A further package whose classes may be named: one that you trust.", ()),
     "resume": ({"type": yaml.safe_load, "choices": (True, False), "default": False}, RESUME, ("fit",)),
-    "run_dir": ({}, "Where the run goes instead of runs/<name>/<timestamp>: a new directory.", ()),
-    "images": ({"nargs": "+", "default": []}, "Image files and folders, instead of the test split.", ("predict",)),
+    "run_dir": (PATH, "Where the run goes instead of runs/<name>/<timestamp>: a new directory.", ()),
+    "images": ({**PATH, "nargs": "+", "default": []}, "Image files and folders, instead of the test split.", ("predict",)),
 }
 
 
@@ -105,7 +107,7 @@ def find_config(path: str) -> str:
     package = Path(__file__).parents[2]
     relative = Path(path).as_posix().removeprefix("configs/")
     shipped = [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
-    for candidate in (Path(path), *(folder / relative for folder in shipped)):
+    for candidate in (Path(expanded(path)), *(folder / relative for folder in shipped)):
         if candidate.is_file():
             try:
                 yaml.safe_load(candidate.read_text(encoding="utf-8"))

@@ -23,6 +23,7 @@ from lit_guide.engine.config.named import check_named
 from lit_guide.engine.config.parser import Parser
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, check_plain, read_checkpoint
 from lit_guide.engine.run.weights import SUFFIX
@@ -124,7 +125,7 @@ class ClassifierCLI(LightningCLI):
             before = usual.init_args.as_dict() if "init_args" in usual else {}
             named = classes_of(self._saved(), BY_NAME if self.command == "fit" else {"loss": nn.Module}, self.ckpt_path)
             parser.set_defaults({"model": {"class_path": usual.class_path, "init_args": {**before, **named}}})
-        self.config = parser.parse_args(args)
+        self.config = with_home(parser.parse_args(args))
         check_named(self.config)
         fit_to_machine(self.config)
         for key in CALL:
@@ -201,8 +202,8 @@ class ClassifierCLI(LightningCLI):
         given = config.data.get("init_args") or {}  # a class without arguments has none
         for key in ("path", "root", "table", "cache_dir"):
             path = given.get(key)
-            if path is not None and Path(path).expanduser().exists():
-                given[key] = str(Path(path).expanduser().absolute())  # found again from any directory
+            if path is not None and Path(path).exists():
+                given[key] = str(Path(path).absolute())  # found again from any directory
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
@@ -225,3 +226,12 @@ class ClassifierCLI(LightningCLI):
             return getattr(data, name) if name in takes and name not in lacking else takes.get(name)
 
         return take
+
+
+def with_home(value: Any) -> Any:
+    """A setting, and all settings in it, `expanded`: which of them are paths, only the classes know that take them."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(with_home, value))
+    for key in vars(value) if isinstance(value, Namespace) else value if isinstance(value, dict) else ():
+        value[key] = with_home(value[key])
+    return expanded(value) if isinstance(value, str) else value
