@@ -13,7 +13,7 @@ import lit_guide.data  # noqa: F401  # a source that is imported goes by its sho
 from lit_guide.engine import tables
 from lit_guide.engine.classifier import missing
 from lit_guide.engine.config.started import Started, limit_of
-from lit_guide.engine.errors import Stopped, UserError
+from lit_guide.engine.errors import Stopped, UserError, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
 from lit_guide.engine.run.screen import print_closing, print_metrics
@@ -87,16 +87,16 @@ def fit(args: list[str]) -> None:
         runs.check_space(run_dir, needed=4 * (3 * 3 + 1 + 3) * sum(p.numel() for p in cli.model.parameters()))
         (run_dir / runs.WEIGHTS).unlink(missing_ok=True)  # of a best model that this training may surpass
         cli.save_config()
-        print(f"Run directory: {run_dir}")
+        say(f"Run directory: {run_dir}")
     try:
         with cli.stop.installed():
             cli.run(trainer.fit, cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path)
             if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
-                print(f"Nothing was left to train. To train on, {limit_of(trainer)}.")
+                say(f"Nothing was left to train. To train on, {limit_of(trainer)}.")
             finish(cli, began)
     except (KeyboardInterrupt, Stopped):
         if trainer.is_global_zero and (go_on := runs.how_to_go_on(run_dir)):
-            print(f"Saved {runs.LAST.name}. {go_on}")
+            say(f"Saved {runs.LAST.name}. {go_on}")
         raise
     finally:
         runs.leave_run_dir()
@@ -107,7 +107,7 @@ def finish(cli: Started, began: float) -> None:
     trainer, run_dir = cli.trainer, cli.run_dir
     best = trainer.strategy.broadcast(best_checkpoint(trainer))  # one process writes it: the others would not see it yet
     if best is None and trainer.is_global_zero:
-        print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
+        say("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
     figures: dict[str, dict[str, Any]] = {}
     to_load = best  # best.ckpt is read once: what comes later finds its weights in the model
     for section, wanted, evaluate in (("val", cli.validated, trainer.validate), ("test", cli.tested, trainer.test)):
@@ -135,7 +135,7 @@ def finish(cli: Started, began: float) -> None:
                 export.run(model, run_dir, crop)
     results = runs.read_results(run_dir)
     if cli.best is not None and cli.best.monitor is None:
-        print(f"best.ckpt is the latest checkpoint: the model logs no {cli.best.wanted} to choose it by.")
+        say(f"best.ckpt is the latest checkpoint: the model logs no {cli.best.wanted} to choose it by.")
     print_closing(run_dir, results, missing(cli.model, later=True))
     raise_for(results.get("exports", []), run_dir)
 
@@ -161,5 +161,5 @@ def score(cli: Started, section: str) -> None:
         if metrics:
             print_metrics(cli.command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
         else:
-            print(f"{type(cli.model).__name__} logged nothing: self.log what it is to tell.")
-        print(f"Written to {cli.run_dir / 'results.json'}")
+            say(f"{type(cli.model).__name__} logged nothing: self.log what it is to tell.")
+        say(f"Written to {cli.run_dir / 'results.json'}")

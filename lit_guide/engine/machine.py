@@ -10,17 +10,13 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 # float16 on a CPU: torch has no mixed precision with it, and in pure float16 Adam's epsilon is 0 and the loss NaN in step 2.
 ON_CPU = {"16": "bf16-mixed", "16-mixed": "bf16-mixed", "16-true": "bf16-true"}
 
+expanded = os.path.expanduser  # of a path with ~; Path's raises where there is no such user
 also_typed: list[str] = []  # flags that the commands of a run must have again: --allow PACKAGE
 
 
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def expanded(path: str | Path) -> str:
-    """A path with the home directory in place of `~` or `~user` at its beginning; as it is where there is none."""
-    return os.path.expanduser(path)  # noqa: PTH111  # Path raises where there is no such user
 
 
 def short(path: Path) -> str:

@@ -1,6 +1,5 @@
 """This process among others: it ends with the one that started it, leaves at Ctrl-C, and says little of Lightning's own."""
 
-import io
 import logging
 import os
 import signal
@@ -39,13 +38,6 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-
-
-def write_in_any_encoding() -> None:
-    """Let the screen show an escape in place of a character that its encoding lacks, where printing would end the command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
-            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -9,11 +9,12 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lit_guide.cli import main
-from lit_guide.engine.process import write_in_any_encoding
+from tests.conftest import Outcome, Run
 
 ODD = os.fsdecode(b"caf\xe9 \xff.png")
 NAMES = ["plain.png", "żółw.png", "猫 🖼.png", *([ODD] if sys.platform == "linux" else [])]
@@ -90,11 +91,88 @@ def test_f46_a_setting_that_yaml_cannot_hold_is_refused_in_words(screen: Screen)
     assert screen.shown() == f"lit-guide: {told}\nlit-guide: --data.root={told}\n"
 
 
-def test_f46_a_stream_that_is_no_text_file_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream in (io.StringIO(), None):  # a notebook's, and that of a program without a console
-        monkeypatch.setattr(sys, "stdout", stream)
-        write_in_any_encoding()
-        assert sys.stdout is stream
+def test_f46_a_stream_that_is_no_text_file_serves_too() -> None:
+    notebook = io.StringIO()
+    with redirect_stdout(notebook):
+        assert main(["--version"]) == 0
+    assert notebook.getvalue().startswith("lit-guide ")
+
+
+# --- names that act on a screen
+
+NASTY = ["\x1b[2Jcat", "dog\r\x1b]0;title\x07", "eel\n\u202elit-guide: done", "\x9b31mfox"]
+READABLE = [r"\x1b[2Jcat", r"dog\r\x1b]0;title\x07", r"eel\n\u202elit-guide: done", r"\x9b31mfox"]
+on_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows allows no such names")
+
+
+def is_harmless(outcome: Outcome) -> bool:
+    return all(letter == "\n" or (letter.isprintable() and letter != "\u202e") for letter in outcome.out + outcome.err)
+
+
+@pytest.fixture
+def nasty(tmp_path: Path) -> Path:
+    """Photos in classes of such names, one of them broken."""
+    for at in range(80):
+        name = NASTY[at % 4]
+        path = tmp_path / "nasty" / name / f"{name}{at}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(at).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "nasty" / NASTY[0] / f"{NASTY[2]}.png").write_bytes(b"")
+    return tmp_path / "nasty"
+
+
+@on_posix
+def test_f37_names_of_files_and_classes_are_readable_in_tables_and_errors(run: Run, nasty: Path, trained: Path) -> None:
+    folder = ["--config", "configs/folder.yaml", "--data.root", "nasty"]
+    outcome = run("data", "check", *folder)
+    assert is_harmless(outcome), outcome
+    assert all(name in outcome.out for name in READABLE)
+    outcome = run("data", "check", *folder, "--fix", "quarantine")
+    assert is_harmless(outcome), outcome
+    outcome = run("data", "check", *folder, "--fix", "undo")
+    assert is_harmless(outcome), outcome
+    assert f"{READABLE[2]}.png" in outcome.out
+    outcome = run("fit", *folder)  # stops at the broken file
+    assert (outcome.code, is_harmless(outcome)) == (1, True), outcome
+    assert f"{READABLE[0]}/{READABLE[2]}.png: empty file" in outcome.err
+    outcome = run("predict", "--run", trained, "--images", "nasty", "--run_dir", "out")
+    assert (outcome.code, is_harmless(outcome)) == (1, True), outcome
+    assert f"nasty/{READABLE[0]}/{READABLE[2]}.png: not a readable image" in outcome.err
+    rows = json.loads(Path("out/predictions.json").read_text(encoding="utf-8"))
+    assert {Path(row["file"]).parent.name for row in rows} == set(NASTY)
+
+
+@on_posix
+def test_f37_a_run_with_such_classes_is_trained_shown_and_told_apart(run: Run, nasty: Path) -> None:
+    words = ["--config", "configs/folder.yaml", "--data.root", "nasty", "--data.on_bad_image", "skip", "--data.image_size", "8"]
+    quick = ["--model.network", "cnn", "--trainer.max_epochs", "1", "--accelerator", "cpu", "--export.pt2.enabled", "false"]
+    outcome = run("fit", *words, *quick, "--run_dir", "run\x1b[7m")
+    assert (outcome.code, is_harmless(outcome)) == (0, True), outcome
+    assert r"Everything is in run\x1b[7m: " in outcome.out
+    outcome = run("predict", "--run", "run\x1b[7m")
+    assert (outcome.code, is_harmless(outcome)) == (0, True), outcome
+    assert any(name in outcome.out for name in READABLE)
+    (nasty / NASTY[3]).rename(nasty / "\x1bhen")
+    outcome = run("test", "--run", "run\x1b[7m")
+    assert (outcome.code, is_harmless(outcome)) == (1, True), outcome
+    assert f"checkpoint (4): {', '.join(sorted(READABLE, key=lambda name: NASTY[READABLE.index(name)]))}\n" in outcome.err
+    outcome = run("data", "show", *words)
+    assert (outcome.code, is_harmless(outcome)) == (0, True), outcome
+
+
+def test_f37_what_is_typed_and_what_a_file_says_is_readable(run: Run) -> None:
+    Path("mine.yaml").write_text('name: "\\e[2Jx/y"\ntrainer: {precision: "\\e[31m"}\n')
+    for words in (
+        ["\x1b[2Jfit"],
+        ["fit", "--\x1b]0;x\x07", "1"],
+        ["fit", "--config", "\x1b[2J.yaml"],
+        ["fit", "--config", "configs/digits.yaml", "--config", "mine.yaml"],
+        ["fit", "--config", "configs/digits.yaml", "--name", "\x1b[2J/x"],
+        ["test", "--run", "\x9b2J"],
+        ["predict", "--ckpt_path", "\x1bc"],
+    ):
+        outcome = run(*words)
+        assert (outcome.code, is_harmless(outcome)) == (2, True), outcome
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the names of files are Unicode")

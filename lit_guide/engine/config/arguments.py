@@ -16,16 +16,15 @@ SHORT_FORMS = ("accelerator", "devices", "strategy", "precision")
 RECIPES = ("--config", "-c")
 EVALUATIONS = ("validate", "test", "predict")
 RESUME = "Go on with --run_dir if it holds a checkpoint."
-PATH: dict[str, Any] = {"type": expanded}
 
 # Flag -> how argparse takes it, its help, and the commands that have it. None of them is a setting that config.yaml keeps.
 CALL: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
-    "run": (PATH, "An earlier run's directory, or latest: its config.yaml and checkpoint.", ()),
-    "ckpt_path": (PATH, "A checkpoint to go on from or to use.", ()),
+    "run": ({"type": expanded}, "An earlier run's directory, or latest: its config.yaml and checkpoint.", ()),
+    "ckpt_path": ({"type": expanded}, "A checkpoint to go on from or to use.", ()),
     "allow": ({"action": "append", "default": []}, "A further package whose classes may be named: one that you trust.", ()),
     "resume": ({"type": yaml.safe_load, "choices": (True, False), "default": False}, RESUME, ("fit",)),
-    "run_dir": (PATH, "Where the run goes instead of runs/<name>/<timestamp>: a new directory.", ()),
-    "images": ({**PATH, "nargs": "+", "default": []}, "Image files and folders, instead of the test split.", ("predict",)),
+    "run_dir": ({"type": expanded}, "Where the run goes instead of runs/<name>/<timestamp>: a new directory.", ()),
+    "images": ({"type": expanded, "nargs": "+", "default": []}, "Image files and folders; else the test split.", ("predict",)),
 }
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_guide.engine.config.cli import ClassifierCLI
-from lit_guide.engine.errors import ConfigError, Stopped
+from lit_guide.engine.errors import ConfigError, Stopped, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import BestCheckpoint
 from lit_guide.engine.train.failures import explain_failure
@@ -114,7 +114,7 @@ class Started(ClassifierCLI):
         """Say which settings given now differ from the checkpoint's; they win."""
         if self.checkpoint is not None and self.ckpt_path is not None:
             for name, before, after in differences(self.checkpoint["hyper_parameters"], self.model.hparams, "model"):
-                print(f"{name} is {after} as given, in place of {before} in {Path(self.ckpt_path).name}.")
+                say(f"{name} is {after} as given, in place of {before} in {Path(self.ckpt_path).name}.")
 
 
 def limit_of(trainer: Trainer) -> str:

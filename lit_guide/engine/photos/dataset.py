@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from lit_guide.engine.errors import printable
 from lit_guide.engine.photos.decode import UnreadableImageError, decode
 
 SHOWN = 20  # paths that a message lists
@@ -119,10 +120,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 def joined(names: Sequence[str], sign: str, most: int = 5) -> str:
     """The first names with a sign between them, and how many more there are."""
     more = [f"{len(names) - most} more"] if len(names) > most else []
-    return sign.join([*names[:most], *more])
+    return sign.join([*map(printable, names[:most]), *more])
 
 
 def shown(lines: Sequence[str]) -> str:
     """The first lines, indented, and how many more there are."""
     more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([f"  {line}" for line in lines[:SHOWN]] + more)
+    return "\n".join([f"  {printable(line)}" for line in lines[:SHOWN]] + more)

@@ -17,7 +17,6 @@ from typing import TypeVar
 from filelock import FileLock
 
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.machine import expanded
 from lit_guide.engine.photos.decode import UnreadableImageError, decode
 from lit_guide.engine.photos.examine import Examined, examine
 
@@ -136,5 +135,5 @@ def reason_of(error: Exception) -> str:
 
 
 def _home(root: Path, paths: Sequence[str], folder: Path | None) -> Path:
-    states = Path(expanded(folder or default_folder())) / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+    states = (folder or default_folder()).expanduser() / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
     return states / fingerprint(root, paths)

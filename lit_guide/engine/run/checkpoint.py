@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 
 from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
 from lit_guide.engine.classifier import parameters_of
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, printable
 from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.weights import SUFFIX, read_weights
@@ -141,8 +141,8 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
     trained, given = saved.get("class_names"), now.get("class_names")
     if trained is not None and given is not None and list(trained) != list(given):
         raise UserError(
-            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
-            f"  data ({len(given)}): {', '.join(given)}\nUse the data it was trained on, or train anew."
+            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(map(printable, trained))}\n"
+            f"  data ({len(given)}): {', '.join(map(printable, given))}\nUse the data it was trained on, or train anew."
         )
     for key in ("network", "network_args", "input_shape"):
         # As JSON: a .safetensors has lists where a checkpoint has tuples.

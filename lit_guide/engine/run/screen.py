@@ -8,23 +8,19 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from lit_guide.engine.errors import printable
+from lit_guide.engine.errors import printable, say
 from lit_guide.engine.machine import command, short
 
 
 def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table; without headings where all of them are empty. A cell is a Text or anything else in plain words, None a dash."""
+    console = Console(markup=False, emoji=False)
     columns = [Column(heading, overflow="fold") for heading in headings]
     table = Table(*columns, title=title, title_justify="left", show_header=any(headings))
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else "-" if cell is None else in_a_cell(str(cell)) for cell in row))
-    Console(markup=False, emoji=False).print(table)
-
-
-def in_a_cell(text: str, keep: str = "") -> str:
-    """`printable` text of characters that the screen has: escaped when it is printed, a name would be wider than its column."""
-    encoding = Console().encoding
-    return printable(text, keep).encode(encoding, "backslashreplace").decode(encoding)
+        cells = ("-" if cell is None else cell if isinstance(cell, Text) else str(cell) for cell in row)
+        table.add_row(*(cell if isinstance(cell, Text) else printable(cell, encoding=console.encoding) for cell in cells))
+    console.print(table)
 
 
 def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
@@ -42,16 +38,15 @@ def print_closing(run_dir: Path, results: Mapping[str, Any], missing: Sequence[s
     if results.get("exports"):
         print_exports(results["exports"])
     if missing:
-        print("\nThe model is trained. For export and predict it still lacks:")
-        print("\n".join(f"  {piece}" for piece in missing))
+        say("\n  ".join(["\nThe model is trained. For export and predict it still lacks:", *missing]))
     here = short(run_dir)
     names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json")
     files = [name for name in names if (run_dir / name).exists()]
-    print(f"\nEverything is in {here}: {', '.join(files)}")
+    say(f"\nEverything is in {here}: {', '.join(files)}")
     further = (("predict", "--images", "FILE_OR_FOLDER"), ("export", "--formats", "onnx"))
     test = (("test",),) if results.get("test", True) else ()
     if following := [command(name, "--run", here, *more) for name, *more in (*test, *(() if missing else further))]:
-        print("\n  ".join(["\nNext:", *following]))
+        say("\n  ".join(["\nNext:", *following]))
 
 
 def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
@@ -59,7 +54,7 @@ def print_exports(exports: Iterable[Mapping[str, Any]]) -> None:
     rows: list[tuple[Any, ...]] = []
     for entry in exports:
         if "error" in entry:
-            rows.append((entry["format"], None, None, Text(entry["error"], "red")))
+            rows.append((entry["format"], None, None, Text(printable(entry["error"], keep="\n"), "red")))
         else:
             rows.append((entry["format"], entry["path"], f"{entry['bytes'] / 1e3:.0f} kB", f"{entry['max_abs_diff']:.1e}"))
     print_table("Exports", ("format", "file", "size", "max abs difference"), rows)

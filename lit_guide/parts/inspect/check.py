@@ -16,12 +16,11 @@ from torch import Tensor
 
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source, to_float
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, printable
 from lit_guide.engine.photos.dataset import Listing
 from lit_guide.engine.photos.examine import SEEN, Examined, difference_hash, examine
 from lit_guide.engine.photos.known import remember
 from lit_guide.engine.photos.module import PhotoData
-from lit_guide.engine.run.screen import in_a_cell
 from lit_guide.engine.tables import gone
 from lit_guide.parts.inspect.near import near_duplicates
 
@@ -85,7 +84,7 @@ def print_report(report: Report) -> None:
         totals = [Column(name, f"{sum(counts):,}", justify="right") for name, counts in report.splits.items()]
         table = Table(Column("class", "all", overflow="fold"), *totals, title="Images", title_justify="left", show_footer=True)
         for k, name in enumerate(report.class_names[:CLASSES_SHOWN]):
-            table.add_row(in_a_cell(name), *(f"{counts[k]:,}" for counts in report.splits.values()))
+            table.add_row(printable(name, encoding=console.encoding), *(f"{counts[k]:,}" for counts in report.splits.values()))
         if len(report.class_names) > CLASSES_SHOWN:
             table.add_row(f"... {len(report.class_names) - CLASSES_SHOWN} more classes")
         console.print(table)
@@ -95,9 +94,10 @@ def print_report(report: Report) -> None:
         table = Table(*columns, title="Findings", title_justify="left", show_lines=True)
         for finding in report.findings:
             mark = Text("wrong", "red") if finding.wrong else Text("look", "yellow")
-            told = [in_a_cell(item if len(item) <= LONGEST else f"{item[:LONGEST]} ...") for item in finding.items[:ITEMS_SHOWN]]
-            count = f"{len(finding.items):,}" if finding.items else ""
-            table.add_row(mark, in_a_cell(finding.what, keep="\n"), count, "\n".join(told))
+            items = [printable(item, encoding=console.encoding) for item in finding.items[:ITEMS_SHOWN]]
+            such_as = "\n".join(item if len(item) <= LONGEST else f"{item[:LONGEST]} ..." for item in items)
+            what = printable(finding.what, keep="\n", encoding=console.encoding)
+            table.add_row(mark, what, f"{len(finding.items):,}" if finding.items else "", such_as)
         console.print(table)
 
 
