@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 import lit_guide.data  # noqa: F401  # a source that is imported goes by its short name: --data DigitsData
 from lit_guide.engine import tables
 from lit_guide.engine.classifier import missing
-from lit_guide.engine.config.started import Started, limit_of
+from lit_guide.engine.config.started import Started, ending, limit_of
 from lit_guide.engine.errors import Stopped, UserError, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
@@ -106,13 +106,15 @@ def finish(cli: Started, began: float) -> None:
     """What comes after training: figures of the best weights, their files, and the closing table."""
     trainer, run_dir = cli.trainer, cli.run_dir
     best = trainer.strategy.broadcast(best_checkpoint(trainer))  # one process writes it: the others would not see it yet
+    if trainer.is_global_zero:
+        say(ending(trainer, cli.best))
     if best is None and trainer.is_global_zero:
         say("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
     figures: dict[str, dict[str, Any]] = {}
     to_load = best  # best.ckpt is read once: what comes later finds its weights in the model
     for section, wanted, evaluate in (("val", cli.validated, trainer.validate), ("test", cli.tested, trainer.test)):
         figures[section] = {}
-        if wanted:
+        if wanted and trainer.global_step:  # weights that were not trained have no figures
             cli.run(evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=to_load, verbose=False)
             figures[section], to_load = cli.metrics(), None
     if not trainer.is_global_zero:

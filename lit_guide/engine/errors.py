@@ -13,7 +13,6 @@ from typing import TextIO
 
 # What asks a run to stop; SIGUSR1 is the warning of a scheduler. Windows has no SIGUSR1.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-
 # Controls, what turns the direction of writing, and bytes that are no UTF-8; the joiners of Persian and of emoji stay.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
 

@@ -201,11 +201,9 @@ class ClassifierCLI(LightningCLI):
         config.pop("config", None)
         given = config.data.get("init_args") or {}  # a class without arguments has none
         for key in ("path", "root", "table", "cache_dir"):
-            path = given.get(key)
-            if path is not None and Path(path).exists():
+            if (path := given.get(key)) is not None and Path(path).exists():
                 given[key] = str(Path(path).absolute())  # found again from any directory
-        text = self.parser.dump(config, skip_none=False, skip_validation=True)
-        runs.write_atomic(self.run_dir / "config.yaml", text)
+        runs.write_atomic(self.run_dir / "config.yaml", self.parser.dump(config, skip_none=False, skip_validation=True))
 
     def _saved(self) -> dict[str, Any]:
         """The hyperparameters of the checkpoint; none where they are of another class than the usual one."""

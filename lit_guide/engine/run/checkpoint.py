@@ -13,7 +13,6 @@ from lightning.pytorch import LightningModule
 from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
 from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.errors import ConfigError, UserError, printable
-from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.weights import SUFFIX, read_weights
 
@@ -34,7 +33,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if "://" in str(path):
         raise ConfigError(f"--ckpt_path {path}: checkpoints are read from disk only. Download it, then give the file.")
-    path = Path(expanded(path))
+    path = Path(path)
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}. Give a file with --ckpt_path, or a run with --run DIR.")
     try:
