@@ -11,8 +11,8 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 import lit_guide.data  # noqa: F401  # a source that is imported goes by its short name: --data DigitsData
 from lit_guide.engine import tables
-from lit_guide.engine.config.started import Started, limit_of
-from lit_guide.engine.errors import Stopped, UserError
+from lit_guide.engine.config.started import Started, ending, limit_of
+from lit_guide.engine.errors import Stopped, UserError, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
 from lit_guide.engine.run.screen import print_closing, print_metrics
@@ -94,16 +94,16 @@ def fit(args: list[str]) -> None:
             run_dir, needed=max(3 * weights, (3 * 3 + 1 + 3) * weights - there), flag="" if cli.continued else "--run_dir"
         )
         cli.save_config()
-        print(f"Run directory: {run_dir}")
+        say(f"Run directory: {run_dir}")
     try:
         with cli.stop.installed():
             cli.run(trainer.fit, cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path)
             if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:
-                print(f"Nothing was left to train. To train on, {limit_of(trainer)}.")
+                say(f"Nothing was left to train. To train on, {limit_of(trainer)}.")
             finish(cli, began)
     except (KeyboardInterrupt, Stopped):
         if trainer.is_global_zero and (go_on := runs.how_to_go_on(run_dir)):
-            print(f"Saved {runs.LAST.name}. {go_on}")
+            say(f"Saved {runs.LAST.name}. {go_on}")
         raise
     finally:
         if trainer.is_global_zero and not (cli.throughput.images or cli.continued or cli.call.resume):
@@ -115,14 +115,16 @@ def finish(cli: Started, began: float) -> None:
     """What comes after training: figures of the best weights, their files, and the closing table."""
     trainer, run_dir = cli.trainer, cli.run_dir
     best = trainer.strategy.broadcast(best_checkpoint(trainer))  # one process writes it: the others would not see it yet
+    if trainer.is_global_zero:
+        say(ending(trainer, cli.best))
     if best is None and trainer.is_global_zero:
-        print("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
+        say("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
     leave_averaging(trainer)
     figures: dict[str, dict[str, Any]] = {}
     to_load = best  # best.ckpt is read once: what comes later finds its weights in the model
     for section, wanted, evaluate in (("val", cli.validated, trainer.validate), ("test", cli.tested, trainer.test)):
         figures[section] = {}
-        if wanted:
+        if wanted and trainer.global_step:  # weights that were not trained have no figures
             cli.run(evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=to_load, verbose=False)
             figures[section], to_load = cli.metrics(), None
     if not trainer.is_global_zero:
@@ -145,7 +147,7 @@ def finish(cli: Started, began: float) -> None:
                 export.run(model, run_dir, crop)
     results = runs.read_results(run_dir)
     if cli.best is not None and cli.best.monitor is None:
-        print(f"best.ckpt is the latest checkpoint: the model logs no {cli.best.wanted} to choose it by.")
+        say(f"best.ckpt is the latest checkpoint: the model logs no {cli.best.wanted} to choose it by.")
     print_closing(run_dir, results, missing(cli.model, later=True))
     raise_for(results.get("exports", []), run_dir)
 
@@ -171,5 +173,5 @@ def score(cli: Started, section: str) -> None:
         if metrics:
             print_metrics(cli.command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})
         else:
-            print(f"{type(cli.model).__name__} logged nothing: self.log what it is to tell.")
-        print(f"Written to {cli.run_dir / 'results.json'}")
+            say(f"{type(cli.model).__name__} logged nothing: self.log what it is to tell.")
+        say(f"Written to {cli.run_dir / 'results.json'}")

@@ -16,7 +16,8 @@ from torch import Tensor, distributed
 from torch.utils.data import Dataset
 
 from lit_guide.engine.data.loaders import Split, evaluation_loader
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, printable, say
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.photos.crops import mode_of, read_image
 from lit_guide.engine.photos.decode import UnreadableImageError, find_images
 from lit_guide.engine.photos.module import most_workers
@@ -84,7 +85,8 @@ class Predictor:
     """
 
     def __init__(self, run: str | Path, model: type[LightningModule] | None = None) -> None:
-        file = Path(run) if Path(run).is_file() else runs.find_run(str(run)) / runs.BEST
+        file = Path(expanded(run))
+        file = file if file.is_file() else runs.find_run(str(run)) / runs.BEST
         self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file), LitClassifier))
         require(self.model)
         self.class_names: list[str] = list(fact(self.model, "class_names"))
@@ -147,7 +149,7 @@ def predict(args: list[str]) -> None:
     write_predictions(cli.run_dir, rows)
     print_predictions(cli.run_dir, rows)
     if bad:
-        listed = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
+        listed = "\n".join(f"  {printable(path)}: {reason}" for path, reason in bad.items())
         raise UserError(f"{len(rows)} images were predicted, {len(bad)} were not:\n{listed}")
 
 
@@ -193,7 +195,7 @@ def print_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]], most: in
         top = ", ".join(f"{one['class']} {one['probability']:.3f}" for one in row["top"])
         shown.append((row["file"], row["class"], f"{row['probability']:.3f}", top))
     print_table("Predictions", ("file", "class", "probability", "top 3"), shown)
-    print(
+    say(
         f"... and {len(rows) - most} more.\n" * (len(rows) > most)
         + f"All are in {run_dir / 'predictions.csv'} and predictions.json"
     )

@@ -68,7 +68,8 @@ def test_best_ckpt_is_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     read, load = [], torch.load
 
     def counting(file: Any, *args: Any, **kwargs: Any) -> Any:
-        read.append(str(getattr(file, "name", file)).rpartition("/")[2])
+        if kwargs.get("map_location") != "meta":  # by which no weights are read
+            read.append(str(getattr(file, "name", file)).rpartition("/")[2])
         return load(file, *args, **kwargs)
 
     monkeypatch.setattr(torch, "load", counting)

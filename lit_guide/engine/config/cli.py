@@ -21,7 +21,7 @@ from lit_guide.engine.config.arguments import CALL, read_call
 from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.named import check_named
 from lit_guide.engine.config.parser import Parser
-from lit_guide.engine.config.places import check_places, refuse_other_runs, told
+from lit_guide.engine.config.places import check_places, refuse_other_runs, told, with_home
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
 from lit_guide.engine.run import runs
@@ -132,7 +132,7 @@ class ClassifierCLI(LightningCLI):
             before = usual.init_args.as_dict() if "init_args" in usual else {}
             named = classes_of(self._saved(), BY_NAME if self.command == "fit" else {"loss": nn.Module}, self.ckpt_path)
             parser.set_defaults({"model": {"class_path": usual.class_path, "init_args": {**before, **named}}})
-        self.config = parser.parse_args(args)
+        self.config = with_home(parser.parse_args(args))
         if self.command != "fit":  # what is not trained is not logged
             self.config.trainer.logger = False
         check_named(self.config)
@@ -214,9 +214,8 @@ class ClassifierCLI(LightningCLI):
         config.pop("config", None)
         given = config.data.get("init_args") or {}  # a class without arguments has none
         for key in ("path", "root", "table", "cache_dir"):
-            path = given.get(key)
-            if path is not None and Path(path).expanduser().exists():
-                given[key] = str(Path(path).expanduser().absolute())  # found again from any directory
+            if (path := given.get(key)) is not None and Path(path).exists():
+                given[key] = str(Path(path).absolute())  # found again from any directory
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         self.parser.parse_object(yaml.safe_load(text))  # what can't be read again is refused before anything is trained
         runs.write_atomic(self.run_dir / "config.yaml", text)

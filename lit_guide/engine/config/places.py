@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lit_guide.engine.config.arguments import RECIPES, shipped_folders
 from lit_guide.engine.errors import ConfigError, warn
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
 
 # Arguments whose text is a place, however it looks; of any other, text that could lead out of a folder, or is an address.
@@ -27,7 +28,7 @@ def told(args: Sequence[str], typed: Sequence[str]) -> set[str]:
     own = [path.read_text(encoding="utf-8") for path in named if {*path.resolve().parents} & {*shipped_folders()}]
     values = [word.partition("=")[2] for word in typed if "=" in word]
     parts = [part for text in (*typed, *own) for part in re.split(r"""["'{}\[\],=\s]+|:\s""", text) if part]
-    return {*typed, *values, *parts}
+    return {*typed, *values, *parts, *map(expanded, (*typed, *values, *parts))}
 
 
 def check_places(config: Namespace, said: Collection[str], training: bool) -> None:
@@ -72,6 +73,15 @@ def texts(value: Any, key: str, name: str = "") -> Iterator[tuple[str, str, str]
     elif isinstance(value, list | tuple):
         for one in value:
             yield from texts(one, key, name)
+
+
+def with_home(value: Any) -> Any:
+    """A setting, and all settings in it, `expanded`: which of them are paths, only the classes know that take them."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(with_home, value))
+    for key in vars(value) if isinstance(value, Namespace) else value if isinstance(value, dict) else ():
+        value[key] = with_home(value[key])
+    return expanded(value) if isinstance(value, str) else value
 
 
 def refuse_other_runs(writers: Iterable[Any], own: Path) -> None:

@@ -181,10 +181,10 @@ class ImageDataModule(LightningDataModule, ABC):
         batches, limit = len(self.batches()), trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         steps = -(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 0)
-        limits = [number for number in (steps, trainer.max_steps) if number > 0]
+        limits = [number for number in (steps, trainer.max_steps) if number >= 0]
         if not limits:
             raise ConfigError("This schedule needs an end: give --trainer.max_epochs or --trainer.max_steps.")
-        return min(limits)
+        return max(1, min(limits))  # of no steps most schedules can't be made
 
     def batch_names(self, epoch: int, batch: int) -> list[str]:
         """The names of the samples of this process's training batch `batch` of `epoch`: what to look at when it made trouble."""

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 from safetensors import safe_open
 
 from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, printable
 from lit_guide.engine.run import runs
 
 SUFFIX = ".safetensors"  # a file to share, which can hold no code
@@ -164,8 +164,8 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
     trained, given = saved.get("class_names"), now.get("class_names")
     if trained is not None and given is not None and list(trained) != list(given):
         raise UserError(
-            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
-            f"  data ({len(given)}): {', '.join(given)}\nUse the data it was trained on, or train anew."
+            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(map(printable, trained))}\n"
+            f"  data ({len(given)}): {', '.join(map(printable, given))}\nUse the data it was trained on, or train anew."
         )
     for key in ("network", "network_args", "input_shape"):
         # As JSON: a .safetensors has lists where a checkpoint has tuples.

@@ -1,7 +1,4 @@
-"""The run directory: choosing one, claiming it, finding an earlier one, and its results.json.
-
-runs/<name>/<timestamp>/ holds config.yaml, metrics.csv, checkpoints/{best,last}.ckpt, export/ and results.json.
-"""
+"""The run directory: choosing one, claiming it, finding an earlier one, and its results.json."""
 
 import contextlib
 import json
@@ -18,7 +15,7 @@ import yaml
 from filelock import lock_descriptor
 
 from lit_guide.engine.errors import ConfigError, UserError, first_line, is_first
-from lit_guide.engine.machine import command
+from lit_guide.engine.machine import command, expanded
 
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
@@ -171,13 +168,16 @@ def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> N
 def find_run(run: str, checkpoint: Path = BEST) -> Path:
     """The directory that `--run DIR` means, or `--run latest`: the newest run below `runs/` that has a checkpoint."""
     if run == "latest":
-        found = [path.parent.parent for path in RUNS.rglob(checkpoint.as_posix())]
-        found = [path for path in found if (path / "config.yaml").is_file()]
+        folders: dict[str, Path] = {}
+        for parent, inside, _ in os.walk(RUNS, followlinks=True):  # a run may lie on another disk
+            if folders.setdefault(os.path.realpath(parent), Path(parent)) != Path(parent):
+                inside.clear()  # a link to a folder above it would go round for ever
+        found = [path for path in folders.values() if (path / checkpoint).is_file() and (path / "config.yaml").is_file()]
         if not found:
             train = command("fit", "--config", "FILE")
             raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: {train}")
         return max(found, key=lambda path: (path / checkpoint).stat().st_mtime).absolute()
-    path = Path(run).absolute()
+    path = Path(expanded(run)).absolute()
     if not (path / "config.yaml").is_file():
         raise ConfigError(f"--run {run}: {'it holds no config.yaml' if path.is_dir() else 'there is no such directory'}. "
                           "Give the directory of a run, or latest.")  # fmt: skip
@@ -217,9 +217,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file as `whole_file` does."""
+    """Write a text file as `whole_file` does; a name that is no UTF-8 leaves it in escapes, for the file must be."""
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
