@@ -114,7 +114,7 @@ def finish(cli: Started, began: float) -> None:
         figures[section] = {}
         if wanted:
             cli.run(evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=to_load, verbose=False)
-            figures[section], to_load = cli.metrics(), None
+            figures[section], to_load = cli.metrics(section), None
     if not trainer.is_global_zero:
         return
     measured: dict[str, Any] = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
@@ -156,7 +156,7 @@ def score(cli: Started, section: str) -> None:
     with cli.stop.installed():
         cli.run(evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, verbose=cli.config.verbose)
     if cli.trainer.is_global_zero:
-        metrics = cli.metrics()
+        metrics = cli.metrics(section)
         runs.update_results(cli.run_dir, {**environment(cli.trainer), section: metrics})
         if metrics:
             print_metrics(cli.command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})

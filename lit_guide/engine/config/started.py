@@ -8,13 +8,16 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lit_guide.engine.classifier import fact
 from lit_guide.engine.config.cli import ClassifierCLI
 from lit_guide.engine.errors import ConfigError, Stopped
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import BestCheckpoint
 from lit_guide.engine.train.failures import explain_failure
-from lit_guide.engine.train.metrics import Throughput
+from lit_guide.engine.train.metrics import Throughput, write_confusion
 from lit_guide.engine.train.stop import Stop
+
+IN_RESULTS = 100  # classes whose confusion matrix lies in results.json, which each export reads and writes whole
 
 
 class Started(ClassifierCLI):
@@ -104,11 +107,18 @@ class Started(ClassifierCLI):
         nothing_left = limits.max_epochs == results.get("epochs") or limits.max_steps == results.get("steps")
         return None if ended and not nothing_left else self.checkpoint.get("metrics_rows")
 
-    def metrics(self) -> dict[str, Any]:
-        """The figures of the evaluation that just ran, with its confusion matrix."""
+    def metrics(self, split: str) -> dict[str, Any]:
+        """The figures of the evaluation that just ran, with its confusion matrix or the name of the file that has it."""
         logged = {name.partition("/")[2] or name: round(float(value), 6) for name, value in self.trainer.callback_metrics.items()}
         matrix_KK = getattr(self.model, "confusion_matrix_KK", None)
-        return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else logged
+        if not logged or matrix_KK is None:
+            return logged
+        if len(matrix_KK) <= IN_RESULTS:
+            return {**logged, "confusion_matrix": matrix_KK.tolist()}
+        path = self.run_dir / f"confusion_{split}.csv"
+        if self.trainer.is_global_zero:
+            write_confusion(path, matrix_KK, fact(self.model, "class_names") or range(len(matrix_KK)))
+        return {**logged, "confusion_matrix": path.name}
 
     def report_changes(self) -> None:
         """Say which settings given now differ from the checkpoint's; they win."""

@@ -38,7 +38,7 @@ def print_closing(run_dir: Path, results: Mapping[str, Any], missing: Sequence[s
         print("\nThe model is trained. For export and predict it still lacks:")
         print("\n".join(f"  {piece}" for piece in missing))
     here = short(run_dir)
-    names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json")
+    names = ("config.yaml", "metrics.csv", "checkpoints/", "export/", "results.json", "confusion_val.csv", "confusion_test.csv")
     files = [name for name in names if (run_dir / name).exists()]
     print(f"\nEverything is in {here}: {', '.join(files)}")
     further = (("predict", "--images", "FILE_OR_FOLDER"), ("export", "--formats", "onnx"))

@@ -4,7 +4,7 @@ import csv
 import itertools
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,16 @@ class Throughput(Callback):
         if not self.images or not self.seconds:
             return {}
         return {"seconds": round(seconds, 2), "images_per_second": round(self.images / self.seconds, 1)}
+
+
+def write_confusion(path: Path, matrix_KK: torch.Tensor, class_names: Sequence[Any]) -> None:
+    """The cells of a confusion matrix that are not 0, a row each: they are no more than the images, however many classes."""
+    cells_N2 = matrix_KK.nonzero()
+    with runs.whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("true", "predicted", "images"))
+        for (true, predicted), images in zip(cells_N2.tolist(), matrix_KK[cells_N2.unbind(1)].tolist(), strict=True):
+            writer.writerow((class_names[true], class_names[predicted], images))
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
