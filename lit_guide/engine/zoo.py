@@ -152,19 +152,37 @@ def _replace_head(network: nn.Module, classes: int) -> None:
 
 
 def _try_shape(name: str, network: nn.Module, channels: int, classes: int, input_size: tuple[int, int]) -> None:
-    """Run the network on shapes alone (meta tensors, no arithmetic), so that unfit images are refused before training."""
+    """Run the network on shapes alone (meta tensors, no arithmetic), so that unfit images are refused before training.
+
+    One that gives more than logits, as with auxiliary classifiers in training, gives the logits alone from then on.
+    """
     meta = {key: value.to("meta") for key, value in [*network.named_parameters(), *network.named_buffers()]}
     image_BCHW = torch.empty(2, channels, *input_size, device="meta")
-    training = network.training
-    try:
-        with torch.no_grad():
-            logits_BK: Any = functional_call(network.eval(), meta, image_BCHW)
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise _unfit(name, channels, input_size, error) from None
-    finally:
-        network.train(training)
-    if getattr(logits_BK, "shape", None) != (2, classes):
-        raise ConfigError(f"model.network {name} must give logits (B, {classes}), one for each class: it gives something else.")
+    before = network.training
+    for training in (True, False):
+        try:
+            with torch.no_grad():
+                logits_BK: Any = functional_call(network.train(training), meta, image_BCHW)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            if "meta" in str(error):  # shapes alone are too little for it
+                continue
+            raise _unfit(name, channels, input_size, error) from None
+        finally:
+            network.train(before)
+        if not isinstance(logits_BK, Tensor):
+            network.register_forward_hook(_take_logits)
+            logits_BK = _take_logits(network, (), logits_BK)
+        if getattr(logits_BK, "shape", None) != (2, classes):
+            raise ConfigError(
+                f"model.network {name} must give logits (B, {classes}), one for each class: it gives something else."
+            )
+
+
+def _take_logits(network: nn.Module, args: Any, output: Any) -> Any:
+    """What is named logits, in a mapping or as an attribute, or the first value of a tuple."""
+    if isinstance(output, Mapping):
+        return output.get("logits")
+    return getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else output)
 
 
 def _unfit(name: str, channels: int, input_size: tuple[int, int], error: Exception) -> ConfigError:
