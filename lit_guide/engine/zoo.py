@@ -173,16 +173,13 @@ def _try_shape(name: str, network: nn.Module, channels: int, classes: int, input
             network.register_forward_hook(_take_logits)
             logits_BK = _take_logits(network, (), logits_BK)
         if getattr(logits_BK, "shape", None) != (2, classes):
-            raise ConfigError(
-                f"model.network {name} must give logits (B, {classes}), one for each class: it gives something else."
-            )
+            raise ConfigError(f"model.network {name} must give logits (B, {classes}), one for each class: it gives others.")
 
 
 def _take_logits(network: nn.Module, args: Any, output: Any) -> Any:
     """What is named logits, in a mapping or as an attribute, or the first value of a tuple."""
-    if isinstance(output, Mapping):
-        return output.get("logits")
-    return getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else output)
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    return output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", first)
 
 
 def _unfit(name: str, channels: int, input_size: tuple[int, int], error: Exception) -> ConfigError:

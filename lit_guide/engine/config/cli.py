@@ -171,7 +171,10 @@ class ClassifierCLI(LightningCLI):
         try:
             self.config_init = parser.instantiate(config)
         except Exception as error:
-            raise next((cause for cause in causes(error) if isinstance(cause, UserError)), error) from None
+            of = re.search(r"class_path[ =]'([\w.]+)'", str(error))
+            why = re.search(r"(?:':\n|\n *-) +(?!Problem|Parser key|Does not|Expected a|Not a valid)(.+)", str(error))
+            told = ConfigError(f"{of[1]} can't be made: {why[1].rstrip('.')}.") if of and why else error
+            raise next((cause for cause in causes(error) if isinstance(cause, UserError)), told) from None
         self.built = {key: self.config_init.get(key) for key in self.flags}
         self.datamodule, self.model = self.config_init.get("data"), self.config_init.get("model")
         if self.model is not None:

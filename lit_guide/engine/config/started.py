@@ -14,10 +14,8 @@ from lit_guide.engine.errors import ConfigError, Stopped
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import BestCheckpoint
 from lit_guide.engine.train.failures import explain_failure
-from lit_guide.engine.train.metrics import Throughput, write_confusion
+from lit_guide.engine.train.metrics import IN_RESULTS, Throughput, write_confusion
 from lit_guide.engine.train.stop import Stop
-
-IN_RESULTS = 100  # classes whose confusion matrix lies in results.json, which each export reads and writes whole
 
 
 class Started(ClassifierCLI):
@@ -111,10 +109,8 @@ class Started(ClassifierCLI):
         """The figures of the evaluation that just ran, with its confusion matrix or the name of the file that has it."""
         logged = {name.partition("/")[2] or name: round(float(value), 6) for name, value in self.trainer.callback_metrics.items()}
         matrix_KK = getattr(self.model, "confusion_matrix_KK", None)
-        if not logged or matrix_KK is None:
-            return logged
-        if len(matrix_KK) <= IN_RESULTS:
-            return {**logged, "confusion_matrix": matrix_KK.tolist()}
+        if not logged or matrix_KK is None or len(matrix_KK) <= IN_RESULTS:
+            return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else logged
         path = self.run_dir / f"confusion_{split}.csv"
         if self.trainer.is_global_zero:
             write_confusion(path, matrix_KK, fact(self.model, "class_names") or range(len(matrix_KK)))

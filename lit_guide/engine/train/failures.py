@@ -43,10 +43,7 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
     if "in loading state_dict" in text:
         return UserError(f"{trainer.ckpt_path}: its weights do not fit the network it names: {error}")
     if "more than 1 value per channel" in text:
-        return ConfigError(
-            "BatchNorm can't train on a batch of one image whose maps have shrunk to one pixel: use --data.batch_size 2 or more "
-            "(and at least two training images for each process), or a larger --data.image_size."
-        )
+        return ConfigError("BatchNorm can't train on one image whose maps have one pixel: use --data.batch_size 2 or more.")
     loader_died, workers = "DataLoader worker (pid" in text, getattr(datamodule, "loader_processes", 0)
     if re.search(SHARED, text) and (loader_died or re.search("No space left|insufficient|unable to", text)):
         there = f" (/dev/shm has {shutil.disk_usage('/dev/shm').total / 1e6:.0f} MB)" if Path("/dev/shm").is_dir() else ""

@@ -20,6 +20,7 @@ from lit_guide.engine.run import runs
 from lit_guide.engine.train.progress import NoProfiler as NoProfiler  # where it was in version 0.1
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
+IN_RESULTS = 100  # classes whose confusion matrix lies in results.json, which each export reads and writes whole
 
 
 class MetricsCSV(Logger):
@@ -109,12 +110,12 @@ class Throughput(Callback):
 
 def write_confusion(path: Path, matrix_KK: torch.Tensor, class_names: Sequence[Any]) -> None:
     """The cells of a confusion matrix that are not 0, a row each: they are no more than the images, however many classes."""
-    cells_N2 = matrix_KK.nonzero()
+    matrix_KK = matrix_KK.cpu()
     with runs.whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("true", "predicted", "images"))
-        for (true, predicted), images in zip(cells_N2.tolist(), matrix_KK[cells_N2.unbind(1)].tolist(), strict=True):
-            writer.writerow((class_names[true], class_names[predicted], images))
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("true", "predicted", "images"))
+        for true, predicted in matrix_KK.nonzero().tolist():
+            table.writerow((class_names[true], class_names[predicted], int(matrix_KK[true, predicted])))
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
