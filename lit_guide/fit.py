@@ -18,7 +18,7 @@ from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
 from lit_guide.engine.run.screen import print_closing, print_metrics
 from lit_guide.engine.run.weights import write_weights
-from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint
+from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint, check_callbacks
 from lit_guide.engine.train.guards import Guards
 from lit_guide.engine.train.metrics import MetricsCSV, Throughput, environment
 from lit_guide.engine.train.progress import NoProfiler, ProgressBar, Summary, leave_out_empty_hooks
@@ -68,6 +68,8 @@ def start(command: str, args: list[str]) -> Started:
             logger=[MetricsCSV(cli.run_dir, cli.rows_to_keep()), *others] if training else False,
             profiler=cli.config_init.trainer.get("profiler") or NoProfiler(),
         )
+        if training:
+            check_callbacks(cli.trainer, cli.run_dir / "checkpoints")
     except UserError:
         if training and not going_on:
             runs.release_run_dir(cli.run_dir)

@@ -152,10 +152,7 @@ def _replace_head(network: nn.Module, classes: int) -> None:
 
 
 def _try_shape(name: str, network: nn.Module, channels: int, classes: int, input_size: tuple[int, int]) -> None:
-    """Run the network on shapes alone (meta tensors, no arithmetic), so that unfit images are refused before training.
-
-    One that gives more than logits, as with auxiliary classifiers in training, gives the logits alone from then on.
-    """
+    """Run the network on shapes alone (meta tensors, no arithmetic), so that unfit images are refused before training."""
     meta = {key: value.to("meta") for key, value in [*network.named_parameters(), *network.named_buffers()]}
     image_BCHW = torch.empty(2, channels, *input_size, device="meta")
     before = network.training
@@ -177,7 +174,7 @@ def _try_shape(name: str, network: nn.Module, channels: int, classes: int, input
 
 
 def _take_logits(network: nn.Module, args: Any, output: Any) -> Any:
-    """What is named logits, in a mapping or as an attribute, or the first value of a tuple."""
+    """Of what a network with auxiliary classifiers gives in training: `logits` by name, or the first value of a tuple."""
     first = output[0] if isinstance(output, tuple | list) and output else output
     return output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", first)
 

@@ -100,16 +100,14 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
             return f"{name} is no setting of what was chosen for {name.rpartition('.')[0]}."
         of = re.search(r"(?:given |Got value: Namespace\()class_path[ =]'([\w.]+)'(?:, init_args|:\s+Option )", message)
         if of and name.count(".") > 1:  # of a class that is named for a key
-            takes = inspect.signature(import_class(of[1], object, key)).parameters
-            known = [f"{name.rpartition('.')[0]}.{argument}" for argument in takes]
+            known = [f"{name.rpartition('.')[0]}.{own}" for own in inspect.signature(import_class(of[1], object, key)).parameters]
         return f"There is no flag or key {name!r}. {did_you_mean(name, known, f'{prog} --help lists all keys.')}"
     if denied := re.search(r"Importing '(.+?)' is not allowed", message):  # it is said of what is unknown in a list too
         return f"{key}: {denied[1]} may not be imported by a configuration. It may name classes of {', '.join(importable)}."
     if lacking := re.search(r"arguments are required: ([\w, ]+)$", message, re.MULTILINE):
         return f"{key} lacks {lacking[1]}: add --{key}.{lacking[1].replace(', ', f' VALUE --{key}.')} VALUE."
-    if alike := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.$", message, re.MULTILINE):
-        paths = " or ".join(filter(is_allowed, alike[2].split(", ")))
-        return f"{key}: several classes are called {alike[1]}: give the path, --{key} {paths}."
+    if alike := re.search(r"Multiple subclasses with name .+ ambiguity: (.+)\.$", message, re.MULTILINE):
+        return f"{key}: several classes have this name: give the path, {' or '.join(filter(is_allowed, alike[1].split(', ')))}."
     no_class = re.search(r"Expected a dot import path string: (\w+)$|(?:No subclass|no class).*?'(\w+)'", message, re.MULTILINE)
     if no_class:
         name = no_class[1] or no_class[2]

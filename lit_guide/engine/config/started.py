@@ -113,7 +113,7 @@ class Started(ClassifierCLI):
             return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else logged
         path = self.run_dir / f"confusion_{split}.csv"
         if self.trainer.is_global_zero:
-            write_confusion(path, matrix_KK, fact(self.model, "class_names") or range(len(matrix_KK)))
+            write_confusion(path, matrix_KK.cpu(), fact(self.model, "class_names") or range(len(matrix_KK)))
         return {**logged, "confusion_matrix": path.name}
 
     def report_changes(self) -> None:

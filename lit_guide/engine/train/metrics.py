@@ -110,7 +110,6 @@ class Throughput(Callback):
 
 def write_confusion(path: Path, matrix_KK: torch.Tensor, class_names: Sequence[Any]) -> None:
     """The cells of a confusion matrix that are not 0, a row each: they are no more than the images, however many classes."""
-    matrix_KK = matrix_KK.cpu()
     with runs.whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("true", "predicted", "images"))

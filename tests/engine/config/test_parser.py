@@ -325,9 +325,9 @@ def own_callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         # a name that two classes have
         (
             ["--model.scheduler", "ReduceLROnPlateau"],
-            "give the path, --model.scheduler torch.optim.lr_scheduler.ReduceLROnPlateau.",
+            "give the path, torch.optim.lr_scheduler.ReduceLROnPlateau.",
         ),
-        (["--model.scheduler", "ReduceLROnPlateau", "--model.scheduler.patience", "2"], "several classes are called"),
+        (["--model.scheduler", "ReduceLROnPlateau", "--model.scheduler.patience", "2"], "several classes have this name"),
         # an argument is misspelt
         (["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitr", "x"], "Did you mean trainer.callbacks.monitor?"),
         (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.patence", "3"], "Did you mean trainer.callbacks.patience?"),
