@@ -1,7 +1,4 @@
-"""`fit`, `validate` and `test`: the whole run, in order.
-
-`start` makes what a command needs, `fit` is what happens from there to the exported files.
-"""
+"""`fit`, `validate` and `test`: the whole run, in order, from what `start` makes of a command to the exported files."""
 
 import time
 from typing import Any
@@ -15,14 +12,15 @@ from lit_guide.engine.config.started import Started, ending, limit_of
 from lit_guide.engine.errors import Stopped, UserError, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
-from lit_guide.engine.run.screen import print_closing, print_metrics
-from lit_guide.engine.train.checkpoints import BestCheckpoint, LastCheckpoint, best_checkpoint, leave_averaging
+from lit_guide.engine.run.screen import print_metrics
+from lit_guide.engine.train import checkpoints
 from lit_guide.engine.train.guards import Guards
 from lit_guide.engine.train.metrics import MetricsCSV, Throughput, environment
 from lit_guide.engine.train.progress import NoProfiler, ProgressBar, Summary, leave_out_empty_hooks
 from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.writer import CheckpointWriter
 from lit_guide.export.classifier import missing
+from lit_guide.export.closing import print_closing
 from lit_guide.export.command import formats, raise_for
 from lit_guide.export.weights import write_weights
 from lit_guide.model import LitClassifier
@@ -59,8 +57,8 @@ def start(command: str, args: list[str]) -> Started:
             callbacks += [Guards(), LearningRateMonitor("epoch"), *(cli.built[key] for key in tables.load(CALLBACKS))]
         if training and settings.enable_checkpointing is not False:
             begun = int((cli.checkpoint or {}).get("global_step", 0))
-            cli.best = BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss")
-            last = LastCheckpoint(cli.run_dir, cli.stop, cli.config.checkpoint.every_n_steps, begun, cli.validated)
+            cli.best = checkpoints.BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss")
+            last = checkpoints.LastCheckpoint(cli.run_dir, cli.stop, cli.config.checkpoint.every_n_steps, begun, cli.validated)
             callbacks += [cli.best, last]
         given = cli.config_init.trainer.get("logger")
         others = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
@@ -70,12 +68,14 @@ def start(command: str, args: list[str]) -> Started:
             logger=[MetricsCSV(cli.run_dir, cli.rows_to_keep()), *others] if training else False,
             profiler=cli.config_init.trainer.get("profiler") or NoProfiler(),
         )
+        if training:
+            checkpoints.check_callbacks(cli.trainer, cli.run_dir / "checkpoints")
     except UserError:
         if training and not going_on:
             runs.release_run_dir(cli.run_dir)
         raise
     if not training:
-        leave_averaging(cli.trainer)
+        checkpoints.leave_averaging(cli.trainer)
     if not cli.call.images:
         leave_out_empty_hooks(cli.trainer, cli.model)
     return cli
@@ -90,9 +90,8 @@ def fit(args: list[str]) -> None:
         # Weights and two Adam moments in best, last and the one being written; best.safetensors, three exports; 4 bytes each.
         weights = 4 * sum(p.numel() for p in cli.model.parameters())
         there = sum(file.stat().st_size for file in run_dir.rglob("*") if file.is_file())  # of a run that goes on
-        runs.check_space(
-            run_dir, needed=max(3 * weights, (3 * 3 + 1 + 3) * weights - there), flag="" if cli.continued else "--run_dir"
-        )
+        needed = max(3 * weights, (3 * 3 + 1 + 3) * weights - there)
+        runs.check_space(run_dir, needed, flag="" if cli.continued else "--run_dir")
         cli.save_config()
         say(f"Run directory: {run_dir}")
     try:
@@ -114,19 +113,19 @@ def fit(args: list[str]) -> None:
 def finish(cli: Started, began: float) -> None:
     """What comes after training: figures of the best weights, their files, and the closing table."""
     trainer, run_dir = cli.trainer, cli.run_dir
-    best = trainer.strategy.broadcast(best_checkpoint(trainer))  # one process writes it: the others would not see it yet
+    best = trainer.strategy.broadcast(checkpoints.best_checkpoint(trainer))  # written by one process, not yet seen by others
     if trainer.is_global_zero:
         say(ending(trainer, cli.best))
     if best is None and trainer.is_global_zero:
         say("No checkpoint was saved (fast_dev_run, or no training step), so nothing was exported.")
-    leave_averaging(trainer)
+    checkpoints.leave_averaging(trainer)
     figures: dict[str, dict[str, Any]] = {}
     to_load = best  # best.ckpt is read once: what comes later finds its weights in the model
     for section, wanted, evaluate in (("val", cli.validated, trainer.validate), ("test", cli.tested, trainer.test)):
         figures[section] = {}
         if wanted and trainer.global_step:  # weights that were not trained have no figures
             cli.run(evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=to_load, verbose=False)
-            figures[section], to_load = cli.metrics(), None
+            figures[section], to_load = cli.metrics(section), None
     if not trainer.is_global_zero:
         return
     measured: dict[str, Any] = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
@@ -168,7 +167,7 @@ def score(cli: Started, section: str) -> None:
     with cli.stop.installed():
         cli.run(evaluate, cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, verbose=cli.config.verbose)
     if cli.trainer.is_global_zero:
-        metrics = cli.metrics()
+        metrics = cli.metrics(section)
         runs.update_results(cli.run_dir, {**environment(cli.trainer), section: metrics})
         if metrics:
             print_metrics(cli.command.capitalize(), {k: v for k, v in metrics.items() if isinstance(v, float)})

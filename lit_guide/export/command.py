@@ -12,8 +12,8 @@ from lit_guide.engine.errors import ConfigError, UserError, say
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
-from lit_guide.engine.run.screen import print_exports
 from lit_guide.export.callback import Export
+from lit_guide.export.closing import print_exports
 from lit_guide.model import LitClassifier
 
 # Key below `export` in a configuration, name in results.json and of `--formats` -> its class.

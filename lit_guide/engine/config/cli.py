@@ -24,15 +24,8 @@ from lit_guide.engine.config.parser import Parser
 from lit_guide.engine.config.places import check_places, refuse_other_runs, told, with_home
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
+from lit_guide.engine.run import checkpoint as stored
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import (
-    SUFFIX,
-    check_fits,
-    check_hyper_parameters,
-    check_plain,
-    parameters_of,
-    read_checkpoint,
-)
 
 PACKAGE = __name__.split(".")[0]
 # Numbers with a range of jsonargparse, and enumerations that are text: classes of their own, which YAML does not know.
@@ -125,9 +118,9 @@ class ClassifierCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a checkpoint's hyperparameters are defaults under whatever is typed or in a file."""
         if self.ckpt_path is not None:
-            if self.command == "fit" and self.ckpt_path.endswith(SUFFIX):
+            if self.command == "fit" and self.ckpt_path.endswith(stored.SUFFIX):
                 raise ConfigError(f"{self.ckpt_path} holds weights alone, nothing to go on with: give a .ckpt.")
-            self.checkpoint = read_checkpoint(self.ckpt_path)
+            self.checkpoint = stored.read_checkpoint(self.ckpt_path)
             usual = parser.get_defaults(skip_validation=True).model
             before = usual.init_args.as_dict() if "init_args" in usual else {}
             named = classes_of(self._saved(), BY_NAME if self.command == "fit" else {"loss": nn.Module}, self.ckpt_path)
@@ -152,7 +145,7 @@ class ClassifierCLI(LightningCLI):
                 for key, value in left_out(typed, self._saved()).items():
                     self.config.model.init_args[key] = value
             if self.checkpoint["hyper_parameters"] or self.model_type is self.default_model:
-                check_hyper_parameters(self.checkpoint, self.model_type, str(self.ckpt_path))
+                stored.check_hyper_parameters(self.checkpoint, self.model_type, str(self.ckpt_path))
             epoch, most = self.checkpoint.get("epoch", 0), self.config.trainer.max_epochs
             if self.command == "fit" and most is not None and 0 <= most < epoch:
                 raise ConfigError(
@@ -182,13 +175,16 @@ class ClassifierCLI(LightningCLI):
         try:
             self.config_init = parser.instantiate(config)
         except Exception as error:
-            raise next((cause for cause in causes(error) if isinstance(cause, UserError)), error) from None
+            of = re.search(r"class_path[ =]'([\w.]+)'", str(error))
+            why = re.search(r"(?:':\n|\n *-) +(?!Problem|Parser key|Does not|Expected a|Not a valid)(.+)", str(error))
+            told = ConfigError(f"{of[1]} can't be made: {why[1].rstrip('.')}.") if of and why else error
+            raise next((cause for cause in causes(error) if isinstance(cause, UserError)), told) from None
         self.built = {key: self.config_init.get(key) for key in self.flags}
         self.datamodule, self.model = self.config_init.get("data"), self.config_init.get("model")
         if self.model is not None:
-            check_plain(self.model.hparams, self.model_type)
+            stored.check_plain(self.model.hparams, self.model_type)
         if self.model is not None and self.checkpoint is not None:
-            check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
+            stored.check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
 
     def make_trainer(self, callbacks: list[Callback], plugins: list[Any], **settings: Any) -> Trainer:
         """The trainer of these settings, with callbacks and plugins besides those that are configured.
@@ -229,7 +225,7 @@ class ClassifierCLI(LightningCLI):
         """What takes a fact from the data for the model; a model without a parameter of that name never gets it."""
 
         def take(data: Any) -> Any:
-            takes = {parameter.name: parameter.default for parameter in parameters_of(self.model_type)}
+            takes = {parameter.name: parameter.default for parameter in stored.parameters_of(self.model_type)}
             lacking = [fact for fact in FACTS if fact in takes and not hasattr(type(data), fact) and not hasattr(data, fact)]
             if needed := [fact for fact in lacking if takes[fact] is inspect.Parameter.empty]:
                 raise ConfigError(

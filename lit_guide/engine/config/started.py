@@ -14,7 +14,7 @@ from lit_guide.engine.errors import ConfigError, Stopped, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import BestCheckpoint
 from lit_guide.engine.train.failures import explain_failure
-from lit_guide.engine.train.metrics import Throughput
+from lit_guide.engine.train.metrics import IN_RESULTS, Throughput, write_confusion
 from lit_guide.engine.train.stop import Stop
 
 
@@ -105,11 +105,20 @@ class Started(ClassifierCLI):
         nothing_left = limits.max_epochs == results.get("epochs") or limits.max_steps == results.get("steps")
         return None if ended and not nothing_left else self.checkpoint.get("metrics_rows")
 
-    def metrics(self) -> dict[str, Any]:
-        """The figures of the evaluation that just ran, with its confusion matrix."""
+    def metrics(self, split: str) -> dict[str, Any]:
+        """The figures of the evaluation that just ran, with its confusion matrix or the name of the file that has it."""
         logged = {name.partition("/")[2] or name: round(float(value), 6) for name, value in self.trainer.callback_metrics.items()}
         matrix_KK = getattr(self.model, "confusion_matrix_KK", None)
-        return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else logged
+        if not logged or matrix_KK is None or len(matrix_KK) <= IN_RESULTS:
+            return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else logged
+        path = self.run_dir / f"confusion_{split}.csv"
+        if self.trainer.is_global_zero:
+            write_confusion(
+                path,
+                matrix_KK.cpu(),
+                self.model.hparams.get("class_names", getattr(self.model, "class_names", range(len(matrix_KK)))),
+            )
+        return {**logged, "confusion_matrix": path.name}
 
     def report_changes(self) -> None:
         """Say which settings given now differ from the checkpoint's; they win."""

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch import callbacks as known
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, StochasticWeightAveraging
 from torch import distributed
 
-from lit_guide.engine.errors import Stopped, UserError
+from lit_guide.engine.errors import ConfigError, Stopped, UserError
 from lit_guide.engine.train.going_on import go_on, place_of
 from lit_guide.engine.train.metrics import MetricsCSV
 from lit_guide.engine.train.stop import Stop
@@ -76,6 +77,7 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that all processes go on from the same place: a directory may be shared by none, or lag behind on one machine."""
+        check_callbacks(trainer, self.path.parent)  # again: a model may bring some
         if stage == "fit" and trainer.world_size > 1:
             found: list[Any] = [None] * trainer.world_size
             distributed.all_gather_object(found, self.start)
@@ -190,7 +192,7 @@ class LastCheckpoint(Checkpoint):
 def leave_averaging(trainer: Trainer) -> None:
     """Take the callbacks away that average weights: they swap them where a checkpoint is loaded, whose weights are averaged."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
-    callbacks[:] = [one for one in callbacks if not isinstance(one, WeightAveraging | StochasticWeightAveraging)]
+    callbacks[:] = [one for one in callbacks if not isinstance(one, known.WeightAveraging | StochasticWeightAveraging)]
 
 
 def _is_averaged_now(trainer: Trainer) -> bool:
@@ -198,6 +200,21 @@ def _is_averaged_now(trainer: Trainer) -> bool:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     ends = [one.swa_end for one in callbacks if isinstance(one, StochasticWeightAveraging) and one.n_averaged is not None]
     return any(trainer.current_epoch > end for end in ends)
+
+
+def check_callbacks(trainer: Trainer, folder: Path) -> None:
+    """Refuse callbacks that write `best` or `last` into a run's `folder`, or set what config.yaml holds, by a ConfigError."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    for callback in callbacks:
+        name, last = type(callback).__name__, getattr(callback, "save_last", None) and callback.CHECKPOINT_NAME_LAST
+        if isinstance(callback, known.BatchSizeFinder | known.LearningRateFinder):
+            raise ConfigError(f"{name} changes what config.yaml states: leave it out, and give --data.batch_size and the rate.")
+        if isinstance(callback, Checkpoint) and not isinstance(callback, BestCheckpoint):
+            given = [getattr(callback, "filename", None), last]
+            files = [Path(getattr(callback, "dirpath", None) or folder, file) for file in given if file]
+            names = [file.name.lower().partition(".")[0] for file in files if file.parent.resolve() == folder.resolve()]
+            if {"best", "last"} & set(names):
+                raise ConfigError(f"{name} would write best or last into {folder.name}/, and these names are the run's own.")
 
 
 def _accumulating(trainer: Trainer) -> bool:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lit_guide.data import ArraysData, FolderData, TableData
 from lit_guide.engine.config.arguments import find_config, read_call
-from lit_guide.engine.config.cli import with_home
+from lit_guide.engine.config.places import with_home
 from lit_guide.engine.errors import ConfigError
 from lit_guide.predict import Predictor
 from tests.conftest import Run

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_guide.engine.run.screen import print_closing, print_exports, print_metrics
+from lit_guide.engine.run.screen import print_metrics
+from lit_guide.export.closing import print_closing, print_exports
 
 
 def trained_at(run_dir):
