@@ -79,7 +79,7 @@ def build(
         ConfigError: no such name or argument, weights that are not there, or images too small for the network.
     """
     args = dict(args or {})
-    if fetched := [key for key in args if key.startswith(("weights", "pretrained"))]:  # in a checkpoint it would start a download
+    if fetched := [key for key in args if key.removesuffix("_backbone") in ("weights", "pretrained")]:  # they start a download
         raise ConfigError(f"model.network_args: {fetched[0]} is no argument of a network here: --model.weights.")
     if name in own or "." in name:
         if weights is not None:

@@ -45,13 +45,14 @@ def check_places(config: Namespace, said: Collection[str], training: bool) -> No
         ConfigError: with what to type.
     """
     for key, name, value in texts(config.trainer, "trainer"):
-        if (IS_PLACE.search(name) or LEADS_OUT.search(value)) and value not in said:
+        if name != "default_root_dir" and value not in said and (IS_PLACE.search(name) or LEADS_OUT.search(value)):
             raise ConfigError(f"{key} is {value}, in a file. Where a run writes to, or connects to, is typed: --{key} {value}")
     data, model = config.get("data.init_args") or {}, config.get("model.init_args") or {}
     if (folder := data.get("cache_dir")) is not None and str(folder) not in said:
         warn(f"data.cache_dir stands in a file, so it is not used. To use it: --data.cache_dir {folder}")
         data["cache_dir"] = None
-    if data.get("download") and not any(word.endswith("download") for word in said):
+    asked = "download", str(config.get("data.class_path")).rpartition(".")[2]  # a class that is named may do what it does
+    if data.get("download") and not any(word.endswith(asked) for word in said):
         data["download"] = False
     if training and (weights := model.get("weights")) is not None and str(weights) not in said:
         raise ConfigError(f"model.weights is {weights}, in a file. What is downloaded is typed: --model.weights {weights}")

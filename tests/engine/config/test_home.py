@@ -80,10 +80,10 @@ def test_f49_data_of_a_flag_and_of_a_file(run: Run, home: Path, recipe: str, key
 def test_f49_a_run_at_home_from_its_recipe_to_a_prediction(run: Run, home: Path, tmp_path: Path) -> None:
     (home / "mine.yaml").write_text(
         "data: {class_path: ArraysData, init_args: {path: ~/arrays.npz}}\n"
-        "trainer: {max_epochs: 1, default_root_dir: ~/root, logger: {class_path: CSVLogger, init_args: {save_dir: ~/logs}}}\n"
+        "trainer: {max_epochs: 1, default_root_dir: ~/root, logger: CSVLogger}\n"
     )
     quick = ["--export.onnx.enabled=false", "--export.pt2.enabled=false", "--accelerator=cpu"]
-    outcome = run("fit", "--config=~/mine.yaml", "--run_dir=~/runs/1", *quick)
+    outcome = run("fit", "--config=~/mine.yaml", "--run_dir=~/runs/1", "--trainer.logger.save_dir=~/logs", *quick)
     assert outcome.code == 0, outcome.err
     config = yaml.safe_load((home / "runs/1/config.yaml").read_text())
     assert config["data"]["init_args"]["path"] == str(home / "arrays.npz")

@@ -150,3 +150,13 @@ def test_f36_a_checkpoint_starts_no_download(
     assert outcome.code in (1, 2), outcome.out
     assert "download" not in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_f36_a_file_from_elsewhere_downloads_no_set(run: Run) -> None:
+    """Where no name can be looked up, a download says so; a set that is not asked for is only not there."""
+    Path("theirs.yaml").write_text("data: {class_path: TorchvisionData, init_args: {dataset: USPS, root: sets}}\n")
+    outcome = run("fit", "--config", "theirs.yaml", "--trainer.max_epochs=1")
+    assert outcome.code in (1, 2), outcome.out
+    assert "Name or service not known" not in outcome.err
+    outcome = run("fit", "--config", "theirs.yaml", "--trainer.max_epochs=1", "--data.download=true")
+    assert "Name or service not known" in outcome.err
