@@ -40,7 +40,7 @@ def start(command: str, args: list[str]) -> Started:
     training, settings, going_on = command == "fit", cli.config.trainer, cli.continued is not None
     cli.build("trainer" if cli.call.images else None)
     getattr(cli.datamodule, "rows", None)  # what is wrong with the data is said before there is a run directory
-    if training and hasattr(cli.model, "weigh"):
+    if training and isinstance(cli.model, LitClassifier):
         cli.model.weigh(cli.datamodule)
     cli.validated = training and settings.limit_val_batches != 0 and cli.has("val", "validation_step")
     cli.tested = training and cli.has("test", "test_step")
@@ -85,16 +85,16 @@ def fit(args: list[str]) -> None:
     """Train, score the best weights, export them, and leave everything in the run directory."""
     cli = start("fit", args)
     trainer, run_dir, began = cli.trainer, cli.run_dir, time.perf_counter()
-    if trainer.is_global_zero:
-        cli.report_changes()
-        # Weights and two Adam moments in best, last and the one being written; best.safetensors, three exports; 4 bytes each.
-        weights = 4 * sum(p.numel() for p in cli.model.parameters())
-        there = sum(file.stat().st_size for file in run_dir.rglob("*") if file.is_file())  # of a run that goes on
-        needed = max(3 * weights, (3 * 3 + 1 + 3) * weights - there)
-        runs.check_space(run_dir, needed, flag="" if cli.continued else "--run_dir")
-        cli.save_config()
-        say(f"Run directory: {run_dir}")
     try:
+        if trainer.is_global_zero:
+            cli.report_changes()
+            # Weights and two Adam moments in best, last and the one being written; best.safetensors, three exports; 4 bytes each.
+            weights = 4 * sum(p.numel() for p in cli.model.parameters())
+            there = sum(file.stat().st_size for file in run_dir.rglob("*") if file.is_file())  # of a run that goes on
+            needed = max(3 * weights, (3 * 3 + 1 + 3) * weights - there)
+            runs.check_space(run_dir, needed, flag="" if cli.continued else "--run_dir")
+            cli.save_config()
+            say(f"Run directory: {run_dir}")
         with cli.stop.installed():
             cli.run(trainer.fit, cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path)
             if trainer.is_global_zero and cli.checkpoint is not None and trainer.global_step == cli.checkpoint["global_step"]:

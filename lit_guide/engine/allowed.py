@@ -43,6 +43,7 @@ def allow(packages: list[str], typed: Sequence[str] = ()) -> None:
     _typed[:], _command[:] = packages, typed
     also_typed[:] = [word for package in packages for word in ("--allow", package)]
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=importable(), instantiate_subclass_spec_in_any=False)
+    set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning lets any value be fetched from an address
 
 
 def importable() -> list[str]:

@@ -79,8 +79,6 @@ def build(
         ConfigError: no such name or argument, weights that are not there, or images too small for the network.
     """
     args = dict(args or {})
-    if fetched := [key for key in args if key.removesuffix("_backbone") in ("weights", "pretrained")]:  # they start a download
-        raise ConfigError(f"model.network_args: {fetched[0]} is no argument of a network here: --model.weights.")
     if name in own or "." in name:
         if weights is not None:
             raise ConfigError(f"model.weights is {weights}, but {name} has no pretrained weights: take the key out.")
@@ -96,6 +94,8 @@ def build(
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ConfigError(f"model.network_args: {name} can't be built with {args}: {error}.") from None
     elif name in library_names():
+        if fetched := [key for key in args if key.removesuffix("_backbone") in ("weights", "pretrained")]:  # a download
+            raise ConfigError(f"model.network_args: {fetched[0]} is no argument of a network here: --model.weights.")
         network = _build_torchvision(name, channels, classes, input_size, weights, args)
     else:
         hint = did_you_mean(name, [*own, *library_names()], f"Use {', '.join(own)} or a name of torchvision.models.", most=3)

@@ -201,6 +201,10 @@ class ClassifierCLI(LightningCLI):
         except REFUSALS as error:
             raise refused("The trainer refused its settings", error) from None
         made: Any = trainer  # its attributes are set by Lightning's connectors
+        for plugin in plugins:
+            getattr(plugin, "folders", set[Path]()).update(
+                Path(one.dirpath) for one in made.callbacks if getattr(one, "dirpath", None)
+            )
         refuse_other_runs((*made.loggers, *made.callbacks, made.profiler), self.run_dir)
         return trainer
 

@@ -18,13 +18,8 @@ BY_NAME: dict[str, type] = {"optimizer": Optimizer, "scheduler": LRScheduler, "l
 def classes_of(hyper_parameters: Mapping[str, Any], keys: Mapping[str, type], path: str) -> dict[str, dict[str, Any]]:
     """The classes that a checkpoint names, as defaults of a parser, which completes them.
 
-    Args:
-        hyper_parameters: plain values.
-        keys: those of `BY_NAME` that count.
-        path: the checkpoint's file, for the message.
-
-    Raises:
-        UserError: an argument is text that a parser could take for a path, or for more than a value.
+    `keys` are those of `BY_NAME` that count. An argument that is text which a parser could take for a path, or for more than a
+    value, is a UserError that names `path`, the checkpoint's file.
     """
     found = {}
     for key, base in keys.items():
@@ -48,7 +43,7 @@ def is_word(value: Any) -> bool:
     """Whether a plain value is a number, a word, or a list of such: nothing that could be parsed."""
     if isinstance(value, list | tuple):
         return all(map(is_word, value))
-    return value.isidentifier() if isinstance(value, str) else not isinstance(value, Mapping)
+    return value.replace("-", "_").isidentifier() or not value if isinstance(value, str) else not isinstance(value, Mapping)
 
 
 def path_of_class(cls: type) -> str:

@@ -67,9 +67,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def read_weights(path: Path) -> dict[str, Any]:
     """A file of `write_weights` in the form of a checkpoint: "state_dict" and, where it has them, "hyper_parameters".
 
-    Raises:
-        safetensors.SafetensorError: the file is broken or of another kind.
-        ValueError: its hyperparameters are no JSON.
+    Raises a SafetensorError where the file is broken or of another kind, a ValueError where its hyperparameters are no JSON.
     """
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
@@ -81,11 +79,7 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def check_plain(hyper_parameters: Mapping[str, Any], model: type[LightningModule]) -> None:
-    """Refuse, before training, hyperparameters for which `read_checkpoint` would refuse the checkpoint.
-
-    Raises:
-        ConfigError: with what to change in the class.
-    """
+    """Refuse, before training, hyperparameters for which `read_checkpoint` would refuse the checkpoint, by a ConfigError."""
     for key, value in hyper_parameters.items():
         if fault := _fault_in({key: value}):
             raise ConfigError(
@@ -118,11 +112,7 @@ def check_hyper_parameters(checkpoint: Mapping[str, Any], model: type[LightningM
 
 
 def load_model(path: str | Path, model: type[M]) -> tuple[M, dict[str, Any]]:
-    """The trained model of a checkpoint, on the CPU, in float32 and evaluation mode, and the checkpoint; the data are not needed.
-
-    Raises:
-        As `read_checkpoint` and `check_hyper_parameters`.
-    """
+    """The trained model of a checkpoint, on the CPU, float32, in evaluation mode, and the checkpoint; raises as the two above."""
     checkpoint = read_checkpoint(path)
     check_hyper_parameters(checkpoint, model, path)
     what = f"hyperparameters do not fit {model.__name__}"

@@ -111,7 +111,7 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
     for attempt in range(1, 100):
         try:
             path.mkdir(parents=True, exist_ok=run_dir is not None)
-            there = {file.name for file in path.iterdir() if not (resume and file.name.startswith(PARTIAL))}
+            there = {file.name for file in path.iterdir() if not (resume and PARTIAL[:-1] in file.name)}
             if there - (STARTED if resume else set()) or (path / LAST).exists():
                 raise FileExistsError
             # Two runs may both find an empty directory; only one of them can make this one in it.

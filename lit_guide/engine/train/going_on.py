@@ -10,16 +10,16 @@ from lit_guide.engine.errors import is_first
 OF_THE_END = ("total_steps", "_schedule_phases")  # what OneCycleLR keeps of where it ends
 
 
-def place_of(trainer: Trainer) -> dict[str, int] | None:
+def place_of(trainer: Trainer) -> dict[str, Any] | None:
     """Where in its epoch a run is, as plain numbers for its checkpoint; None where the data are of another class."""
     data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
     if not isinstance(data, ImageDataModule):
         return None
     batches, batch = data.batches(), trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    done = batches.begin(trainer.current_epoch, batch) if batch < len(batches) else batches.count
-    by_step = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
+    done = batches.count if trainer.is_last_batch or batch >= len(batches) else batches.begin(trainer.current_epoch, batch)
+    by_step = [int(one.interval == "step" and one.frequency == 1) for one in trainer.lr_scheduler_configs]
     a_step = batches.step * trainer.accumulate_grad_batches
-    return {"samples": done, "of": batches.count, "a_batch": batches.step, "a_step": a_step, "by_step": int(by_step)}
+    return {"samples": done, "of": batches.count, "a_batch": batches.step, "a_step": a_step, "by_step": by_step}
 
 
 def go_on(checkpoint: dict[str, Any], trainer: Trainer) -> None:
@@ -32,20 +32,23 @@ def go_on(checkpoint: dict[str, Any], trainer: Trainer) -> None:
         return
     batches, epoch = data.batches(), checkpoint["epoch"]
     left, step = was["of"] - was["samples"], batches.step
-    if left and was["of"] == batches.count and was["a_batch"] != step:
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    if left and was["of"] == batches.count and was["samples"] != progress["ready"] * step:  # or it went on so before
         at = len(batches) - max(1, batches.batches_of(left))
         data.shifted = epoch, was["samples"] - at * step
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
         progress.update({key: count + at - progress["ready"] for key, count in progress.items()})  # one is not completed yet
         if is_first():
             now = f"{step} a batch, {was['a_batch']} before"
             print(f"Epoch {epoch + 1} goes on after {was['samples']:,} of {was['of']:,} images: {now}.")
-    if not was["by_step"]:
-        return
     at_step = checkpoint["global_step"]
-    if was["a_step"] != step * trainer.accumulate_grad_batches and data.optimizer_steps != trainer.max_steps:
+    if (
+        any(was["by_step"])
+        and was["a_step"] != step * trainer.accumulate_grad_batches
+        and data.optimizer_steps != trainer.max_steps
+    ):
         at_step = int((epoch + was["samples"] / was["of"]) * data.optimizer_steps / (trainer.max_epochs or 1))
-    for state in checkpoint["lr_schedulers"]:
-        state["last_epoch"] = at_step
-        for key in OF_THE_END:
-            state.pop(key, None)
+    for state, by_step in zip(checkpoint["lr_schedulers"], was["by_step"], strict=False):
+        if by_step:
+            state["last_epoch"] = at_step
+            for key in OF_THE_END:
+                state.pop(key, None)

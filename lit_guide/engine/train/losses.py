@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import nn
 
 from lit_guide.engine.allowed import import_class, path_of
@@ -35,7 +36,10 @@ def loss_class(name: str) -> type[nn.Module]:
     Raises:
         ConfigError: there is none, or it may not be imported.
     """
-    return import_class(name if "." in name else f"torch.nn.{name}", nn.Module, "model.loss")
+    found = import_class(name if "." in name else f"torch.nn.{name}", nn.Module, "model.loss")
+    if issubclass(found, LightningModule):
+        raise ConfigError(f"model.loss: {name} is a model, not a loss.")
+    return found
 
 
 def build_loss(

@@ -110,7 +110,7 @@ class Throughput(Callback):
 
 def write_confusion(path: Path, matrix_KK: torch.Tensor, class_names: Sequence[Any]) -> None:
     """The cells of a confusion matrix that are not 0, a row each: they are no more than the images, however many classes."""
-    with runs.whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with runs.whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("true", "predicted", "images"))
         for true, predicted in matrix_KK.nonzero().tolist():

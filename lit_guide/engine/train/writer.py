@@ -23,7 +23,7 @@ class CheckpointWriter(TorchCheckpointIO):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.folders = folder, {folder}  # its own, and all that checkpoints may be written to
         self._writing: Future[None] | None = None
         self._written: set[Path] = set()
 
@@ -31,11 +31,11 @@ class CheckpointWriter(TorchCheckpointIO):
         """Copy the checkpoint and begin to write it, once the one before is written; what `wait` raises is about that one."""
         self.wait()
         self._written.add(Path(path).absolute())
-        if Path(path).name == runs.BEST.name:  # those weights to share are of the best model before
-            Path(path).with_suffix(SUFFIX).unlink(missing_ok=True)
+        if not any(Path(path).parent.resolve().is_relative_to(folder.resolve()) for folder in self.folders):
+            raise UserError(f"{path} lies outside of {self.folder}: it is not written. Its name, or a link, leads there.")
         copied = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
         thread = ThreadPoolExecutor(1, "checkpoint-writer")
-        self._writing = thread.submit(_write, copied, Path(path))
+        self._writing = thread.submit(_write, copied, Path(path), self.folder)
         thread.shutdown(wait=False)  # it ends with the file
 
     def wait(self) -> None:
@@ -61,7 +61,7 @@ class CheckpointWriter(TorchCheckpointIO):
         return super().load_checkpoint(path, *args, **kwargs)
 
 
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
+def _write(checkpoint: dict[str, Any], path: Path, own: Path) -> None:
     torch.serialization.set_crc32_options(False)  # torch.load never looks at it, and it is most of the work of writing
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,8 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+        if path == own / runs.BEST.name:  # the weights to share are of the best model before
+            path.with_suffix(SUFFIX).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError after the first failed write
         cause = error if isinstance(error, OSError) else error.__context__
         reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]

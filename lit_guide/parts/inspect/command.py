@@ -8,6 +8,7 @@ from typing import Literal
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_guide.engine.config.cli import ClassifierCLI
+from lit_guide.engine.config.places import is_said, told
 from lit_guide.engine.errors import ConfigError, UserError, did_you_mean, printable, say
 from lit_guide.engine.photos.dataset import shown
 from lit_guide.engine.run import runs
@@ -62,6 +63,13 @@ def data(args: list[str]) -> None:
         hint = f"--config configs/folder.yaml --data.root {shlex.quote(args[1])}"
         raise ConfigError(f"data {args[0]} takes flags alone. Is {args[1]} a folder of photos? Then type: data {args[0]} {hint}")
     cli = DataCLI(f"data {args[0]}", args[1:], LitClassifier, flags())
+    said = told(cli.call.args, cli.call.typed)
+    for key in {"fix", "output"} & vars(cli.config).keys():
+        if cli.config.get(key) != cli.parser.get_default(key) and key not in [flag for flag, _ in said]:
+            raise ConfigError(f"{key} stands in a configuration file, but it belongs to one call: give it as --{key}.")
+    root = (cli.config.get("data.init_args") or {}).get("root")
+    if cli.config.get("fix") and root is not None and not is_said("data.root", str(root), said):
+        raise ConfigError(f"data.root is {root}, in a file. Whose files are moved is typed: --data.root {root}")
     cli.build()
     ACTIONS[args[0]](cli)
 

@@ -69,9 +69,9 @@ def test_f49_data_of_a_flag_and_of_a_file(run: Run, home: Path, recipe: str, key
     given = {key: f"~/{path}", **({"root": "~/photos"} if recipe == "table" else {})}
     words = [word for name, value in given.items() for word in (f"--data.{name}", value)]
     if not typed:
-        Path("mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": given}, "output": "~/found"}))
+        Path("mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": given}}))
         words = ["--config", "mine.yaml"]
-    outcome = run("data", "check", "--config", f"configs/{recipe}.yaml", *words, *(["--output", "~/found"] if typed else []))
+    outcome = run("data", "check", "--config", f"configs/{recipe}.yaml", *words, "--output", "~/found")
     report = json.loads((home / "found/data_check.json").read_text(encoding="utf-8"))
     assert (report["images"], outcome.code) == (40, 0 if report["ok"] else 1)
     assert not Path("~").exists()

@@ -1,6 +1,8 @@
 """F35, F36: what a file from elsewhere asks to be written, connected to or downloaded; and what the command line may ask."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,71 @@ def test_f36_a_file_from_elsewhere_downloads_no_set(run: Run) -> None:
     assert "Name or service not known" not in outcome.err
     outcome = run("fit", "--config", "theirs.yaml", "--trainer.max_epochs=1", "--data.download=true")
     assert "Name or service not known" in outcome.err
+
+
+def test_f36_no_value_is_fetched_from_an_address(run: Run, trained: Path) -> None:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_GET = do_HEAD
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for key in ("data", "model", "trainer"):
+            address = f"http://127.0.0.1:{server.server_port}/x.yaml"
+            Path("theirs.yaml").write_text(yaml.safe_dump({key: address}))
+            assert run(*FIT, "--config", "theirs.yaml").code != 0
+        server.shutdown()
+    assert asked == []
+
+
+@pytest.mark.parametrize("how", ["file", "checkpoint"])
+def test_f36_a_model_is_no_loss_and_downloads_nothing(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *args, **kwargs: pytest.fail("a download"))
+    facts = {"class_names": ["a", "b"], "input_shape": [3, 32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]}
+    args = {**facts, "network": "resnet18", "weights": "DEFAULT"}
+    if how == "file":
+        spec = {"class_path": "lit_guide.model.LitClassifier", "init_args": args}
+        Path("theirs.yaml").write_text(yaml.safe_dump({"model": {"loss": spec}}))
+        assert run(*FIT, "--config", "theirs.yaml").code == 2
+        return
+    content = read_checkpoint(trained / "checkpoints/last.ckpt")
+    content["hyper_parameters"] |= {"loss": {"name": "lit_guide.model.LitClassifier", **args}, "label_smoothing": 0.0}
+    torch.save(content, "theirs.ckpt")
+    for command in (["test", "--config", "configs/digits.yaml"], ["export"]):
+        outcome = run(*command, "--ckpt_path", "theirs.ckpt", "--run_dir", "there")
+        assert outcome.code in (1, 2), outcome.out
+
+
+@pytest.mark.parametrize("name", ['".{epoch].__class__.__name__[0:.0s}./.{epoch].__class__.__name__[0:.0s}./home/x"', "sub/x"])
+def test_f33_f35_a_checkpoint_is_written_inside_of_the_run_whatever_its_name_becomes(run: Run, home: Path, name: str) -> None:
+    before = files(home)
+    assert run(*FIT, "--run_dir=r").code == 0
+    Path("r/checkpoints/sub").symlink_to(home)
+    callback = {"class_path": "ModelCheckpoint", "init_args": {"filename": name.strip('"'), "auto_insert_metric_name": False}}
+    Path("theirs.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    run("fit", "--run=r", "--config", "theirs.yaml", "--trainer.max_epochs=2")
+    assert files(home) == before
+
+
+def test_f35_a_flag_counts_for_its_own_key(run: Run, home: Path) -> None:
+    Path("theirs.yaml").write_text(
+        yaml.safe_dump({"trainer": {"logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "cnn"}}}})
+    )
+    assert run(*FIT, "--config", "theirs.yaml").code == 2  # a word of the recipe
+    assert run(*FIT, "--config", "theirs.yaml", "--name=cnn").code == 2
+
+
+def test_f35_data_check_moves_and_writes_where_it_was_told(run: Run, home: Path) -> None:
+    before = files(Path())
+    for theirs in ({"fix": "quarantine"}, {"output": "home/run"}):
+        Path("theirs.yaml").write_text(yaml.safe_dump({**theirs, "data": {"init_args": {"root": "home"}}}))
+        assert run("data", "check", "--config", "configs/folder.yaml", "--config", "theirs.yaml").code == 2
+    outcome = run("data", "check", "--config", "configs/folder.yaml", "--config", "theirs.yaml", "--fix=quarantine", "--output=o")
+    assert (outcome.code, "--data.root home" in outcome.err) == (2, True)
+    Path("theirs.yaml").unlink()
+    assert files(Path()) == before
