@@ -103,6 +103,7 @@ def _weights_at_start(run: Run) -> dict[str, torch.Tensor]:
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["mean", "exponential"])
 def test_f41_a_run_that_broke_off_goes_on_as_if_it_had_not(run: Run, average: str) -> None:
     done(run("fit", *FIT, "--run_dir=whole", *AVERAGES[average]))
@@ -115,6 +116,7 @@ def test_f41_a_run_that_broke_off_goes_on_as_if_it_had_not(run: Run, average: st
     assert figures("whole", "test") == figures("part", "test")
 
 
+@pytest.mark.slow
 def test_f41_class_weights_count_in_the_averaged_model_from_the_start(run: Run) -> None:
     done(run("fit", *FIT, "--run_dir=a", *AVERAGES["mean"], "--model.class_weights=auto"))
     fitted = figures("a", "val")
@@ -122,6 +124,7 @@ def test_f41_class_weights_count_in_the_averaged_model_from_the_start(run: Run) 
     assert figures("a", "val") == fitted
 
 
+@pytest.mark.slow
 def test_f43_a_configuration_with_a_device_is_read_back(run: Run) -> None:
     done(run("fit", *FIT, "--run_dir=a", *AVERAGES["stochastic"], "--trainer.max_epochs=1"))
     done(run("fit", "--run=a", "--trainer.max_epochs=2"))

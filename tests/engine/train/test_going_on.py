@@ -64,6 +64,7 @@ def test_f42_each_sample_once_with_other_batches(
         assert np.argmin(rates[trained:]) >= len(rates) - trained - accumulate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [COSINE, ONE_CYCLE], ids=["WarmupCosine", "OneCycleLR"])
 @pytest.mark.parametrize("broken_off", [0, STEPS + 1])
 def test_f42_with_more_epochs_a_schedule_ends_when_they_do(
