@@ -30,9 +30,9 @@ class CheckpointWriter(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Copy the checkpoint and begin to write it, once the one before is written; what `wait` raises is about that one."""
         self.wait()
-        self._written.add(Path(path).absolute())
         if not any(Path(path).parent.resolve().is_relative_to(folder.resolve()) for folder in self.folders):
             raise UserError(f"{path} lies outside of {self.folder}: it is not written. Its name, or a link, leads there.")
+        self._written.add(Path(path).absolute())
         copied = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
         thread = ThreadPoolExecutor(1, "checkpoint-writer")
         self._writing = thread.submit(_write, copied, Path(path), self.folder)

@@ -477,8 +477,8 @@ def test_f49_links_that_go_round_or_nowhere_end(tmp_path):
 
 def test_f49_a_run_may_be_in_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    path = run_at(tmp_path / "work/run", age=0)
-    assert find_run("~/work/run") == path
+    path = run_at(tmp_path / "models/run", age=0)
+    assert find_run("~/models/run") == path
     odd = run_at(Path("~nobody.has this name"), age=0)  # a directory like any other
     assert find_run(str(odd)) == odd.absolute()
 
