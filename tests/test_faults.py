@@ -281,6 +281,16 @@ def test_f44_shared_weights_are_never_of_another_model_than_the_best(fit: Fit, w
     assert best["epoch"] != 0 or equal(read_checkpoint(shared)["state_dict"], best["state_dict"])
 
 
+def test_f44_they_are_none_of_it_in_a_run_directory_that_is_a_link_either(fit: Fit, watch: Watch) -> None:
+    assert fit("--run_dir=real", "--trainer.max_epochs=1").code == 0
+    Path("run").symlink_to("real")
+    watch.before[3 * STEPS] = break_off
+    assert fit("--run=run", f"--trainer.max_epochs={EPOCHS}", "--model.optimizer.lr=0.0001").code == 1
+    best, shared = read_checkpoint("run/checkpoints/best.ckpt"), Path("run/checkpoints/best.safetensors")
+    assert best["epoch"] != 0, "then nothing is tried"
+    assert not shared.exists()
+
+
 def test_f44_the_directory_of_a_run_that_never_trained_is_removed(fit: Fit, watch: Watch) -> None:
     watch.before[0] = break_off
     assert fit("--run_dir=run").code == 1
