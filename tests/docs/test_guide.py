@@ -95,6 +95,19 @@ def test_a_chapter_runs_and_shows_what_it_prints(chapter: str, tmp_path: Path, m
             example.evaluate()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_no_thread_of_the_process_group_is_left_when_the_ddp_script_ends(tmp_path: Path) -> None:
+    """One that is left aborts a process now and then: it may free a tensor while Python ends (pytorch/pytorch#190489)."""
+    (command,) = (code for _, _, code in BLOCK.findall(text_of("en", "07_devices")) if code.startswith("cat > ddp.py"))
+    count = 'import glob; print("left:", sum("gloo" in open(name).read() for name in glob.glob("/proc/self/task/*/comm")))\n'
+    environment = {**os.environ, **TERMINAL}
+    done = subprocess.run(
+        ["bash", "-c", command.replace("\nEND\n", f"\n    {count}END\n")],
+        cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", check=True,
+    )  # fmt: skip
+    assert done.stdout.count("left: 0") == 2, done.stdout
+
+
 def text_of(language: str, chapter: str) -> str:
     return (DOCS / language / f"{chapter}.md").read_text(encoding="utf-8")
 
