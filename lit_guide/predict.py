@@ -38,14 +38,17 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
         paths: the N files.
         shape: (C, H, W) of the model.
         crop: the share of the shorter side that is kept, as the model's data were cut; None: images are squeezed.
+        white_level: as `decode` takes it, and as the model's data took it.
 
     Raises:
         ConfigError: the model has a number of channels that no image file has.
     """
 
-    def __init__(self, paths: Sequence[Path], shape: Sequence[int], crop: float | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], shape: Sequence[int], crop: float | None = None, white_level: int | None = None
+    ) -> None:
         mode_of(shape)
-        self.paths, self.shape, self.crop = paths, tuple(shape), crop
+        self.paths, self.shape, self.crop, self.white_level = paths, tuple(shape), crop, white_level
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -53,7 +56,7 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Sample `index`."""
         try:
-            return read_image(self.paths[index], self.shape, self.crop), torch.tensor(UNKNOWN)
+            return read_image(self.paths[index], self.shape, self.crop, self.white_level), torch.tensor(UNKNOWN)
         except UnreadableImageError:
             return torch.zeros(self.shape), torch.tensor(UNREADABLE)
 
@@ -88,7 +91,8 @@ class Predictor:
         self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file), LitClassifier))
         require(self.model)
         self.class_names: list[str] = list(fact(self.model, "class_names"))
-        self.input_shape, self.crop = tuple(fact(self.model, "input_shape")), checkpoint["crop"]
+        self.input_shape = tuple(fact(self.model, "input_shape"))
+        self.crop, self.white_level = checkpoint["crop"], checkpoint["white_level"]
 
     def __call__(self, path: str | Path) -> dict[str, float]:
         """Class name -> probability for one image file, the likeliest first.
@@ -97,7 +101,7 @@ class Predictor:
             UserError: the file can't be read; the message says why.
         """
         try:
-            image_CHW = read_image(path, self.input_shape, self.crop)
+            image_CHW = read_image(path, self.input_shape, self.crop, self.white_level)
         except UnreadableImageError as error:
             raise UserError(f"{path}: {error}") from None
         with torch.inference_mode():
@@ -117,7 +121,8 @@ def predict(args: list[str]) -> None:
             raise ConfigError("--images: " + "; ".join(f"{path}: {reason}" for path, reason in bad.items()))
         predictor = Predictor(str(cli.ckpt_path), cli.model_type)
         model, classes, names = predictor.model, predictor.class_names, [str(path) for path in files]
-        samples = Split(ImageFiles(files, predictor.input_shape, predictor.crop), torch.arange(len(files)))
+        images = ImageFiles(files, predictor.input_shape, predictor.crop, predictor.white_level)
+        samples = Split(images, torch.arange(len(files)))
         batch_size = (cli.config.get("data.init_args") or {}).get("batch_size", 64)
         workers = most_workers() if len(files) > WORTH_WORKERS else 0
         given["dataloaders"] = evaluation_loader(samples, batch_size, cli.trainer, workers)

@@ -106,18 +106,19 @@ def mode_of(shape: Sequence[int]) -> str:
     return MODES[shape[0]]
 
 
-def read_image(path: str | Path, shape: Sequence[int], crop: float | None = None) -> Tensor:
+def read_image(path: str | Path, shape: Sequence[int], crop: float | None = None, white_level: int | None = None) -> Tensor:
     """An image file as a model takes it, (C, H, W) float32 from 0 to 1; the centre of it where the data were cut.
 
     Args:
         path: the file.
         shape: (C, H, W) of the model.
         crop: the share of the shorter side that is kept; None: the image is squeezed.
+        white_level: as `decode` takes it.
 
     Raises:
         UnreadableImageError: it can't be decoded; the message is the reason.
     """
     _, H, W = shape
-    image_CHW = decode(path, mode_of(shape))
+    image_CHW = decode(path, mode_of(shape), white_level)
     cut = TF.resize(image_CHW, [H, W], antialias=True) if crop is None else EvalTransform(H, crop)(image_CHW)
     return to_float(cut)

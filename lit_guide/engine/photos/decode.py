@@ -5,10 +5,12 @@ because torchvision's decoder (seen in 0.29.2) ends the whole process with a seg
 """
 
 import io
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ HEIC = (b"heic", b"heix", b"hevc", b"mif1")  # brands of ISO/IEC 23008-12, what 
 SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SOS, APP1 = 0xDA, 0xE1  # pixels follow; EXIF or XMP data follow
 ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # no length follows
+WHITE, DARK = 65_535, 16_383  # of 16 bits, and the highest value that may as well be white: 14 bits of signal, or few photons
+STATED = {"'ppm": WHITE, "'I;12'": 4095}  # Pillow's words for pixels whose white the format tells, and what that is then
 # Endings that Pillow knows, of files that hold no pixels it could read.
 NO_IMAGES = {".bufr", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".palm", ".pdf", ".ps"}
 
@@ -35,16 +39,17 @@ class UnreadableImageError(ValueError):
     """A file that is no image, or a broken one; the message is the reason, without the path."""
 
 
-def decode(path: Path | str, mode: str = "RGB") -> Tensor:
+def decode(path: Path | str, mode: str = "RGB", white_level: int | None = None) -> Tensor:
     """Read a JPEG, PNG, WebP, GIF, BMP or TIFF file, or another one that Pillow reads, as (C, H, W) uint8.
 
-    The orientation in its EXIF data is applied; transparency is dropped; 16 bits are cut to the upper 8; of an animation the
-    first frame is taken. `mode` is what the channels shall be: L, RGB or RGBA.
+    The orientation in its EXIF data is applied; transparency is dropped; of an animation the first frame is taken.
+    `mode` is what the channels shall be: L, RGB or RGBA. Of more than 8 bits 0 to `white_level` become 0 to 255, clipped; None:
+    16 bits are cut to the upper 8.
 
     Raises:
-        UnreadableImageError: the file is missing, empty, broken, no image, or has more than MAX_PIXELS pixels.
+        UnreadableImageError: the file is missing, empty, broken, no image, or has too many pixels, or an unknown white.
     """
-    return decode_bytes(read_bytes(path), mode)
+    return decode_bytes(read_bytes(path), mode, white_level=white_level)
 
 
 def read_bytes(path: Path | str) -> Bytes:
@@ -67,7 +72,7 @@ def read_bytes(path: Path | str) -> Bytes:
     return data
 
 
-def decode_bytes(data: Bytes, mode: str = "RGB", brightness: bool = False) -> Tensor:
+def decode_bytes(data: Bytes, mode: str = "RGB", brightness: bool = False, white_level: int | None = None) -> Tensor:
     """`decode` for a file that has been read.
 
     With `brightness`, that of RGB alone will do, (1, H, W), where it is faster: all data of a JPEG are read, and judged, just the
@@ -84,7 +89,7 @@ def decode_bytes(data: Bytes, mode: str = "RGB", brightness: bool = False) -> Te
             return _with_torchvision(torch.from_numpy(data), jpeg, channels)
         except RuntimeError:
             pass  # Pillow reads some files that torchvision refuses, and says better what is wrong with the others
-    return _with_pillow(data, mode)
+    return _with_pillow(data, mode, white_level)
 
 
 def jpeg_header(data: Bytes) -> tuple[int, int, int]:
@@ -112,6 +117,28 @@ def image_mode(data: Bytes) -> str:
         return {1: "L", 4: "CMYK"}.get(components, "RGB")
     with Image.open(io.BytesIO(data.data)) as file:
         return file.mode
+
+
+def opened(data: Bytes) -> tuple[Image.Image, str]:
+    """An image as Pillow reads it, upright, and its words for how the pixels are stored."""
+    with Image.open(io.BytesIO(data.data)) as file:
+        _refuse_bomb(*file.size)
+        if file.format == "EPS":  # a program, which Pillow would hand to Ghostscript
+            raise UnreadableImageError("PostScript, not an image")
+        stored = str(file.tile)  # empty once they are loaded
+        file.load()
+        with suppress(Exception):  # EXIF data that can't be read: the pixels are there all the same
+            ImageOps.exif_transpose(file, in_place=True)
+    if file.mode == "F":
+        raise UnreadableImageError("floating point pixels, whose range is not known: save it with 8 bits a channel")
+    return file, stored
+
+
+def deep(image: Image.Image, stored: str) -> tuple[NDArray[Any], int | None]:
+    """The values (H, W) of an image of more than 8 bits, and the one that its format says is white, if it does."""
+    value_HW = np.asarray(image)
+    stated = next((white for word, white in STATED.items() if word in stored), None)
+    return (value_HW.view(np.uint32) if "'I;32N'" in stored else value_HW), stated  # Pillow has no mode for unsigned ones
 
 
 def find_images(paths: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -162,23 +189,18 @@ def _with_torchvision(data: Tensor, jpeg: bool, channels: ImageReadMode) -> Tens
     return image_CHW
 
 
-def _with_pillow(data: Bytes, mode: str) -> Tensor:
+def _with_pillow(data: Bytes, mode: str, white_level: int | None) -> Tensor:
     try:
-        with Image.open(io.BytesIO(data.data)) as file:
-            _refuse_bomb(*file.size)
-            if file.format == "EPS":  # a program, which Pillow would hand to Ghostscript
-                raise UnreadableImageError("PostScript, not an image")
-            file.load()
-            with suppress(Exception):  # EXIF data that can't be read: the pixels are there all the same
-                ImageOps.exif_transpose(file, in_place=True)
-            image: Image.Image = file
-        if image.mode == "F":
-            raise UnreadableImageError("floating point pixels, whose range is not known: save it with 8 bits a channel")
-        if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255
-            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        image, stored = opened(data)
+        if image.mode.startswith("I"):
+            image = Image.fromarray(_as_8_bits(image, stored, white_level))
         elif image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # Pillow warns of a straight way to grey
         pixels_HWC = np.array(image.convert(mode))
+        pixels_HWC = pixels_HWC.reshape(*pixels_HWC.shape[:2], -1)
+        known = white_level == WHITE or (white_level is None and pixels_HWC[:, :, :3].max() > DARK >> 8)
+        if not known and re.search("(L|LA|RGB|RGB.|CMYK);16", stored):  # the signal may be in the bits that Pillow drops
+            raise UnreadableImageError("16 bits a colour, of which only the upper 8 are read: save it with 8 bits a channel")
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -188,7 +210,18 @@ def _with_pillow(data: Bytes, mode: str) -> Tensor:
         raise UnreadableImageError(str(error).partition(",")[0]) from None
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, ...
         raise UnreadableImageError(f"broken: {error}") from None
-    return torch.from_numpy(pixels_HWC.reshape(*pixels_HWC.shape[:2], -1)).permute(2, 0, 1)
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+
+
+def _as_8_bits(image: Image.Image, stored: str, white_level: int | None) -> Bytes:
+    value_HW, stated = deep(image, stored)
+    low, high = int(value_HW.min()), int(value_HW.max())
+    if white := stated or white_level:
+        return (value_HW.astype(np.float64).clip(0, white) * 255 / white + 0.5).astype(np.uint8)
+    if 0 < high <= DARK or not (image.mode.startswith("I;16") or "'I;16B'" in stored):
+        how = "give data.white_level for all images: 4095 for 12 bits, 65535 for 16"
+        raise UnreadableImageError(f"values from {low:,} to {high:,}, and nothing says which one is white; {how}")
+    return (value_HW >> 8).astype(np.uint8)
 
 
 def _refuse_bomb(width: int, height: int) -> None:

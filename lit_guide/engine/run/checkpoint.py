@@ -14,7 +14,7 @@ from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
 from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.weights import SUFFIX, read_weights
+from lit_guide.engine.run.weights import READING, SUFFIX, read_weights
 
 M = TypeVar("M", bound=LightningModule)
 NAMED = ("network", "optimizer", "scheduler", "loss")  # hyperparameters that are a class by name
@@ -25,7 +25,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint, or a .safetensors, onto the CPU; only tensors and plain values are accepted.
 
     Returns:
-        The Lightning checkpoint; "hyper_parameters" are plain values, empty where the model kept none, and `crop` is on its own.
+        The Lightning checkpoint; "hyper_parameters" are plain values, empty where the model kept none; READING is beside.
 
     Raises:
         ConfigError: the path is a URL or is not there.
@@ -57,7 +57,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         fault = "its hyperparameters are nested too deeply"
     if fault:
         raise UserError(f"{path} was refused: {fault}. Nothing that it names was imported.")
-    checkpoint.setdefault("crop", hyper_parameters.pop("crop", None))  # until version 0.1 a hyperparameter of the model
+    for key in READING:  # until version 0.1 `crop` was a hyperparameter of the model
+        checkpoint.setdefault(key, hyper_parameters.pop(key, None))
     loaded: dict[str, Any] = checkpoint
     return loaded
 

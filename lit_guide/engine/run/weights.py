@@ -15,13 +15,14 @@ from lit_guide.engine.errors import UserError
 from lit_guide.engine.run.runs import whole_file
 
 SUFFIX = ".safetensors"
+READING = ("crop", "white_level")  # how the data read photos, kept beside the weights: `predict` reads them so too
 
 
 def write_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint's weights, its hyperparameters as JSON beside them in the file's header, unless JSON can't hold them."""
     # Cloned: safetensors refuses tensors that share memory, as tied weights do, and other layouts, such as channels_last.
     weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint["state_dict"].items()}
-    about = {"version": __version__, "crop": json.dumps(checkpoint.get("crop"))}
+    about = {"version": __version__, **{key: json.dumps(checkpoint.get(key)) for key in READING}}
     with suppress(TypeError):
         about["hyper_parameters"] = json.dumps(checkpoint["hyper_parameters"])
     try:
@@ -41,7 +42,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
         checkpoint = {"state_dict": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  # no mapping
-    checkpoint |= {key: json.loads(about[key]) for key in ("hyper_parameters", "crop") if key in about}
+    checkpoint |= {key: json.loads(about[key]) for key in ("hyper_parameters", *READING) if key in about}
     # Lightning asks a checkpoint for these before it takes the weights out.
     nothing: dict[str, Any] = {"epoch": 0, "global_step": 0, "optimizer_states": [], "lr_schedulers": []}
     return {**checkpoint, **nothing, "pytorch-lightning_version": lightning.__version__}

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from torch import distributed
 
 from lit_guide.engine.errors import Stopped, UserError
+from lit_guide.engine.run.weights import READING
 from lit_guide.engine.train.metrics import MetricsCSV
 from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.writer import CheckpointWriter
@@ -137,7 +138,7 @@ class LastCheckpoint(Checkpoint):
         loss = trainer.callback_metrics.get("val/loss")
         checkpoint["val_loss"] = None if loss is None else float(loss)
         checkpoint["plateau_due"] = self._plateau_due
-        checkpoint["crop"] = getattr(trainer.datamodule, "crop", None)  # type: ignore[attr-defined]  # Lightning sets it
+        checkpoint |= {key: getattr(trainer.datamodule, key, None) for key in READING}  # type: ignore[attr-defined]  # Lightning's
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take that over; a checkpoint of plain Lightning has none of it."""
