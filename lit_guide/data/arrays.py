@@ -12,6 +12,9 @@ from lit_guide.engine.data.module import ArrayDataset, DataModule, Source
 from lit_guide.engine.data.source import SPLITS, named_split
 from lit_guide.engine.errors import ConfigError, UserError
 
+NUMPYS = "Object arrays cannot be loaded when allow_pickle=False"
+OURS = "labels or images are Python objects: None for a label that is missing, or text among numbers; drop these rows"
+
 
 class ArraysData(DataModule):
     """Your own `.npz`: `images`, `labels`, and optionally `class_names` and `split`; or the same as `.npy` files in a folder.
@@ -71,7 +74,8 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError, zlib.error) as error:
-        raise UserError(f"{path} is not a readable .npz of plain arrays ({error}). Write it with numpy.savez.") from None
+        reason = str(error).replace(NUMPYS, OURS)
+        raise UserError(f"{path} is not a readable .npz of plain arrays ({reason}). Write it with numpy.savez.") from None
     _check_columns(arrays, path)
     return arrays
 
@@ -90,7 +94,8 @@ def read_npy_folder(folder: Path) -> dict[str, NDArray[Any]]:
         try:
             arrays[name] = np.load(path, allow_pickle=False, mmap_mode="r" if name == "images" else None)
         except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{path} is not a readable .npy of a plain array ({error}). Write it with numpy.save.") from None
+            reason = str(error).replace(NUMPYS, OURS)
+            raise UserError(f"{path} is not a readable .npy of a plain array ({reason}). Write it with numpy.save.") from None
     _check_columns(arrays, str(folder))
     return arrays
 
