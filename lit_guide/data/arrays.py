@@ -145,8 +145,7 @@ def _check_images(images: NDArray[Any], path: str) -> None:
     if images.dtype == np.uint8:
         return
     if images.dtype.kind != "f":
-        how = "Store them as uint8, or as floats from 0 to 1. Of 12 bits: (images / 4095).clip(0, 1).astype('float32')"
-        raise UserError(f"{path}: images are {images.dtype}. {how}.")
+        raise UserError(f"{path}: images are {images.dtype}. Store them as uint8, or as floats from 0 to 1: images / 4095.")
     # By parts: a mapped array need not fit into memory.
     low_N, high_N = np.empty(len(images)), np.empty(len(images))
     for start in range(0, len(images), 1024):

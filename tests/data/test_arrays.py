@@ -305,7 +305,7 @@ def test_f17_float_images_outside_0_to_1_are_named_by_row(write, value):
 @pytest.mark.parametrize("dtype", [np.int64, np.uint16, bool, np.complex64])
 def test_f17_images_of_another_type_are_refused(write, dtype):
     message = fault(write(images=some_bytes(N, H, W).astype(dtype)))
-    assert f"images are {np.dtype(dtype)}. Store them as uint8, or as floats from 0 to 1." in message
+    assert f"images are {np.dtype(dtype)}. Store them as uint8, or as floats from 0 to 1: images / 4095." in message
 
 
 @pytest.mark.parametrize("labels", [np.eye(3)[some_labels()], np.array(list("abc"))[some_labels()], some_labels() > 1])
