@@ -19,7 +19,9 @@ from lit_guide.engine.classifier import fact, require
 from lit_guide.engine.data.loaders import Split, evaluation_loader
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos.crops import mode_of, read_image
+from lit_guide.engine.photos.dataset import shown
 from lit_guide.engine.photos.decode import UnreadableImageError, find_images
+from lit_guide.engine.photos.examine import examine
 from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
@@ -121,8 +123,7 @@ def predict(args: list[str]) -> None:
             raise ConfigError("--images: " + "; ".join(f"{path}: {reason}" for path, reason in bad.items()))
         predictor = Predictor(str(cli.ckpt_path), cli.model_type)
         model, classes, names = predictor.model, predictor.class_names, [str(path) for path in files]
-        images = ImageFiles(files, predictor.input_shape, predictor.crop, predictor.white_level)
-        samples = Split(images, torch.arange(len(files)))
+        samples = Split(ImageFiles(files, predictor.input_shape, predictor.crop, predictor.white_level), torch.arange(len(files)))
         batch_size = (cli.config.get("data.init_args") or {}).get("batch_size", 64)
         workers = most_workers() if len(files) > WORTH_WORKERS else 0
         given["dataloaders"] = evaluation_loader(samples, batch_size, cli.trainer, workers)
@@ -142,7 +143,7 @@ def predict(args: list[str]) -> None:
     for at, (probability_K, label) in enumerate(zip(probability_NK, label_N.tolist(), strict=True)):
         name = names[at] if names else f"row {at}"
         if label == UNREADABLE:
-            bad[name] = "not a readable image"
+            bad[name] = examine(Path(), [name], white_level=predictor.white_level).bad.get(0, "it was being written: try again")
             continue
         best = probability_K.topk(min(3, len(classes)))
         top = [
@@ -152,7 +153,7 @@ def predict(args: list[str]) -> None:
     write_predictions(cli.run_dir, rows)
     print_predictions(cli.run_dir, rows)
     if bad:
-        listed = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
+        listed = shown([f"{path}: {reason}" for path, reason in bad.items()])
         raise UserError(f"{len(rows)} images were predicted, {len(bad)} were not:\n{listed}")
 
 
@@ -193,11 +194,11 @@ def write_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]], most: int = 20) -> None:
     """Print the first rows as a table, and where all of them are."""
-    shown = []
+    first = []
     for row in rows[:most]:
         top = ", ".join(f"{one['class']} {one['probability']:.3f}" for one in row["top"])
-        shown.append((row["file"], row["class"], f"{row['probability']:.3f}", top))
-    print_table("Predictions", ("file", "class", "probability", "top 3"), shown)
+        first.append((row["file"], row["class"], f"{row['probability']:.3f}", top))
+    print_table("Predictions", ("file", "class", "probability", "top 3"), first)
     print(
         f"... and {len(rows) - most} more.\n" * (len(rows) > most)
         + f"All are in {run_dir / 'predictions.csv'} and predictions.json"

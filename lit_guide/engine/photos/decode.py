@@ -19,20 +19,37 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
 
+from lit_guide.engine.photos.listing import files_below
+
 # Larger images are taken for decompression bombs: Pillow's limit, 89 million pixels (268 MB once decoded).
 MAX_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)
 MAX_BYTES = 4 * MAX_PIXELS  # a film or an archive between the images is not read
 Bytes = NDArray[np.uint8]
 JPEG = b"\xff\xd8\xff"
-HEIC = (b"heic", b"heix", b"hevc", b"mif1")  # brands of ISO/IEC 23008-12, what iPhones write
 # SOF markers of JPEG: height, width and components follow (ITU-T T.81, B.2.2). C4, C8 and CC mean something else.
 SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SOS, APP1 = 0xDA, 0xE1  # pixels follow; EXIF or XMP data follow
 ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # no length follows
 WHITE, DARK = 65_535, 16_383  # of 16 bits, and the highest value that may as well be white: 14 bits of signal, or few photons
 STATED = {"'ppm": WHITE, "'I;12'": 4095}  # Pillow's words for pixels whose white the format tells, and what that is then
-# Endings that Pillow knows, of files that hold no pixels it could read.
-NO_IMAGES = {".bufr", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".palm", ".pdf", ".ps"}
+RAW = "camera raw, which is not read here: develop it to JPEG"
+OTHERS = {  # how a file begins that Pillow does not read, the first that fits -> what it is, and what to do with it
+    rb".{128}DICM": "DICOM, which is not read here: export it as PNG",
+    rb"\xff\n|\0{3}\x0cJXL ": "JPEG XL, which is not read here: save it as JPEG",
+    rb".{4}ftyp.{0,40}avi[fs]": "AVIF, which is not read here: save it as JPEG",
+    rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC, which is not read here: save it as JPEG",
+    rb".{4}ftypcrx|II\*\0....CR|IIU\0|IIR[OS]|MMOR|FUJIFILM|FOVb": RAW,
+    rb"II[*+]\0|MM\0[*+]": "TIFF that is cut off or of a kind not read here, or camera raw: save it with 8 bits a channel",
+    rb"v/1\x01|#\?R|SIMPLE  =": "OpenEXR, HDR or FITS, whose range is not known: save it with 8 bits a channel",
+    rb"%PDF": "PDF, a document: save its pages as PNG",
+    rb"%!PS|\xc5\xd0\xd3\xc6": "PostScript, a program that is not run: save it as PNG",
+    rb"version https://git-lfs": "a Git LFS pointer in place of the image: run git lfs pull",
+    rb"\W*<(!doctype html|html|head|body|script)": "a web page in place of the image: get the file again",
+    rb"\W*<(.*<)?svg\b": "SVG, a drawing without pixels: save it as PNG",
+    rb"PK\x03\x04|Rar!|7z\xbc|\x1f\x8b|BZh|\xfd7zXZ": "an archive, or a document of Office: unpack it",
+    rb".{4}ftyp|RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\x01[\xb3\xba]": "a film: save its frames as JPEG",
+    rb"(?![\xfe\xff])[\t\n\r -~\x80-\xff]{12,}\Z": "not an image, but text",
+}
 
 
 class UnreadableImageError(ValueError):
@@ -123,8 +140,11 @@ def opened(data: Bytes) -> tuple[Image.Image, str]:
     """An image as Pillow reads it, upright, and its words for how the pixels are stored."""
     with Image.open(io.BytesIO(data.data)) as file:
         _refuse_bomb(*file.size)
-        if file.format == "EPS":  # a program, which Pillow would hand to Ghostscript
-            raise UnreadableImageError("PostScript, not an image")
+        tags = getattr(file, "tag_v2", {})
+        if 50706 in tags or (330 in tags and tags.get(254) == 1):  # DNGVersion; SubIFDs beside a thumbnail: as NEF and ARW are
+            raise UnreadableImageError(RAW)
+        if file.format in ("EPS", "FITS"):  # a program, which Pillow would hand to Ghostscript; signed, which it misses
+            raise UnreadableImageError(format_of(data))
         stored = str(file.tile)  # empty once they are loaded
         file.load()
         with suppress(Exception):  # EXIF data that can't be read: the pixels are there all the same
@@ -132,6 +152,12 @@ def opened(data: Bytes) -> tuple[Image.Image, str]:
     if file.mode == "F":
         raise UnreadableImageError("floating point pixels, whose range is not known: save it with 8 bits a channel")
     return file, stored
+
+
+def format_of(data: Bytes) -> str:
+    """What a file is that Pillow does not read, and what to do with it."""
+    start = data[:4000].tobytes()
+    return next((words for mark, words in OTHERS.items() if re.match(mark, start, re.DOTALL | re.IGNORECASE)), "not an image")
 
 
 def deep(image: Image.Image, stored: str) -> tuple[NDArray[Any], int | None]:
@@ -142,21 +168,14 @@ def deep(image: Image.Image, stored: str) -> tuple[NDArray[Any], int | None]:
 
 
 def find_images(paths: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    """Expand folders into the image files below them; and path -> reason for those that are not there or hold no image."""
-    Image.init()
-    endings = set(Image.EXTENSION) - NO_IMAGES
+    """Expand folders into the files below them that `fit` would take; and path -> reason for what is not there, or empty."""
     files: list[Path] = []
     missing: dict[str, str] = {}
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
-            files += inside
-            if not inside:
-                missing[str(path)] = "no image files in this folder"
-        elif path.is_file():
-            files.append(path)
-        else:
-            missing[str(path)] = "no such file or folder"
+        inside = [path / name for name in files_below(path)] if path.is_dir() else [path] if path.exists() else []
+        files += inside
+        if not inside:
+            missing[str(path)] = "no image files in this folder" if path.is_dir() else "no such file or folder"
     return files, missing
 
 
@@ -204,8 +223,7 @@ def _with_pillow(data: Bytes, mode: str, white_level: int | None) -> Tensor:
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        heic = data[4:8].tobytes() == b"ftyp" and data[8:12].tobytes() in HEIC
-        raise UnreadableImageError("HEIC, which is not read here: save it as JPEG" if heic else "not an image") from None
+        raise UnreadableImageError(format_of(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second where warnings are errors
         raise UnreadableImageError(str(error).partition(",")[0]) from None
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, ...
