@@ -3,6 +3,7 @@
 No torch is imported before a command needs it. A command whose module is not in the project is not offered.
 """
 
+import io
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from pkgutil import resolve_name
 from typing import NamedTuple
 
 from lit_guide import __version__
-from lit_guide.engine.errors import Stopped, UserError, did_you_mean
+from lit_guide.engine.errors import Stopped, UserError, did_you_mean, say
 from lit_guide.engine.process import end_with_parent, leave_group, leaving_at_ctrl_c, quiet_lightning
 from lit_guide.engine.run.runs import started_by_lightning
 from lit_guide.engine.tables import is_there
@@ -63,6 +64,8 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 the run failed, 2 the command or configuration is wrong, 130 Ctrl-C, 143 SIGTERM.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the screen has no characters for is no reason to end
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
         print(usage())
@@ -105,5 +108,5 @@ def main(args: list[str] | None = None) -> int:
 
 def fail(message: str, exit_code: int) -> int:
     """Say why a command ends early."""
-    print(f"lit-guide: {message}", file=sys.stderr)
+    say(f"lit-guide: {message}", sys.stderr)
     return exit_code

@@ -15,9 +15,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, distributed
 from torch.utils.data import Dataset
 
-from lit_guide.engine.classifier import fact, require
 from lit_guide.engine.data.loaders import Split, evaluation_loader
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, say
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.photos.crops import mode_of, read_image
 from lit_guide.engine.photos.dataset import shown
 from lit_guide.engine.photos.decode import UnreadableImageError, find_images
@@ -26,6 +26,7 @@ from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_table
+from lit_guide.export.classifier import fact, require
 from lit_guide.fit import start
 from lit_guide.model import LitClassifier
 
@@ -89,7 +90,8 @@ class Predictor:
     """
 
     def __init__(self, run: str | Path, model: type[LightningModule] | None = None) -> None:
-        file = Path(run) if Path(run).is_file() else runs.find_run(str(run)) / runs.BEST
+        file = Path(expanded(run))
+        file = file if file.is_file() else runs.find_run(str(run)) / runs.BEST
         self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file), LitClassifier))
         require(self.model)
         self.class_names: list[str] = list(fact(self.model, "class_names"))
@@ -199,7 +201,7 @@ def print_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]], most: in
         top = ", ".join(f"{one['class']} {one['probability']:.3f}" for one in row["top"])
         first.append((row["file"], row["class"], f"{row['probability']:.3f}", top))
     print_table("Predictions", ("file", "class", "probability", "top 3"), first)
-    print(
+    say(
         f"... and {len(rows) - most} more.\n" * (len(rows) > most)
         + f"All are in {run_dir / 'predictions.csv'} and predictions.json"
     )

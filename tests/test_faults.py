@@ -253,3 +253,63 @@ def test_f05_on_a_full_disk_the_checkpoint_before_stays_and_the_run_goes_on_from
     assert equal(watch.batches, whole)
     assert_same_end("whole", "part")
     assert rows("part") == rows("whole")
+
+
+# F44: what was there before is still there
+
+
+def test_f44_a_run_that_fails_while_it_goes_on_keeps_what_was_there(fit: Fit, watch: Watch) -> None:
+    assert fit("--run_dir=run", "--trainer.max_epochs=1").code == 0
+    before = {
+        path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.suffix not in (".yaml", ".csv")
+    }
+    rows_before = rows("run")
+    watch.before[STEPS] = break_off
+    outcome = fit("--run=run", "--trainer.max_epochs=2")
+    assert (outcome.code, "the power went" in outcome.err) == (1, True)
+    assert {path: path.read_bytes() for path in before} == before
+    assert rows("run")[: len(rows_before)] == rows_before
+
+
+def test_f44_shared_weights_are_never_of_another_model_than_the_best(fit: Fit, watch: Watch) -> None:
+    assert fit("--run_dir=run", "--trainer.max_epochs=1").code == 0
+    watch.before[3 * STEPS] = break_off
+    assert fit("--run=run", f"--trainer.max_epochs={EPOCHS}").code == 1
+    best = read_checkpoint("run/checkpoints/best.ckpt")
+    shared = Path("run/checkpoints/best.safetensors")
+    assert best["epoch"] == 0 or not shared.exists()
+    assert best["epoch"] != 0 or equal(read_checkpoint(shared)["state_dict"], best["state_dict"])
+
+
+def test_f44_the_directory_of_a_run_that_never_trained_is_removed(fit: Fit, watch: Watch) -> None:
+    watch.before[0] = break_off
+    assert fit("--run_dir=run").code == 1
+    assert not Path("run").exists()
+    watch.before[1] = break_off
+    assert fit("--run_dir=run").code == 1
+    assert Path("run/config.yaml").is_file()
+
+
+def test_f44_a_directory_with_files_of_the_users_is_kept(fit: Fit, watch: Watch) -> None:
+    watch.before[0] = lambda: (Path("run/notes.txt").write_text("precious"), break_off())
+    assert fit("--run_dir=run").code == 1
+    assert Path("run/notes.txt").read_text() == "precious"
+
+
+# F40: after a full disk was partly freed
+
+
+def test_f40_a_run_that_goes_on_asks_for_what_it_still_needs(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fit("--run_dir=run", "--trainer.max_epochs=1").code == 0
+    Path("run").rename("elsewhere")
+    Path("run").symlink_to("elsewhere")
+    weights = 4 * sum(value.numel() for name, value in read_checkpoint("run/checkpoints/best.ckpt")["state_dict"].items())
+    free = 0
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
+    outcome = fit("--run=run", "--trainer.max_epochs=2")
+    assert outcome.code == 1
+    assert f"{Path('elsewhere').absolute()} has 0 MB free" in outcome.err
+    assert "--run_dir" not in outcome.err
+    free = 12 * weights  # not enough for a new run, which writes 13 times its weights
+    assert fit("--run_dir=new").code == 1
+    assert fit("--run=run", "--trainer.max_epochs=2").code == 0

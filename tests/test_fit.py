@@ -68,7 +68,8 @@ def test_best_ckpt_is_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     read, load = [], torch.load
 
     def counting(file: Any, *args: Any, **kwargs: Any) -> Any:
-        read.append(str(getattr(file, "name", file)).rpartition("/")[2])
+        if kwargs.get("map_location") != "meta":  # by which no weights are read
+            read.append(str(getattr(file, "name", file)).rpartition("/")[2])
         return load(file, *args, **kwargs)
 
     monkeypatch.setattr(torch, "load", counting)
@@ -417,3 +418,54 @@ def test_lightnings_own_switches_work(run: Run, flag: str) -> None:
     assert ("Total FLOPs" in outcome.out) == (flag != "enable_model_summary")
     assert ("epoch 1" in outcome.out) == (flag != "enable_progress_bar")
     assert Path("r/checkpoints/best.ckpt").exists() == (flag != "enable_checkpointing")
+
+
+# --- F54: many classes
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of 101 classes, 12 of each; the names have what a table must quote."""
+    path, K = tmp_path_factory.mktemp("many") / "many.npz", 101
+    pixels = np.random.default_rng(0).integers(0, 255, (12 * K, 8, 8), dtype=np.uint8)
+    np.savez(path, images=pixels, labels=np.arange(12 * K) % K, class_names=[f'"{k}", ü' for k in range(K)])
+    return path
+
+
+SMALL = [*FAST, "--trainer.max_epochs=1", "--model.network_args.widths", "[4]"]
+
+
+def test_f54_what_grows_with_the_square_of_the_classes_lies_in_a_file_of_its_own(run: Run, many: Path) -> None:
+    outcome = run("fit", *SMALL, "--data", "ArraysData", "--data.path", many, "--run_dir", "r", "--export.onnx.enabled", "false")
+    assert outcome.code == 0, outcome.err
+    assert "results.json, confusion_val.csv, confusion_test.csv" in outcome.out
+    text = Path("r/results.json").read_text()
+    assert len(text) < 3000
+    names = load_classifier("r/checkpoints/best.ckpt").hparams["class_names"]
+    for split in ("val", "test"):
+        figures = json.loads(text)[split]
+        assert figures["confusion_matrix"] == f"confusion_{split}.csv"
+        cells = rows(Path("r") / figures["confusion_matrix"])
+        matrix = np.zeros((101, 101), int)
+        for cell in cells:
+            matrix[names.index(cell["true"]), names.index(cell["predicted"])] = int(cell["images"])
+        assert 0 < len(cells) <= matrix.sum()
+        assert figures["accuracy"] == pytest.approx(matrix.trace() / matrix.sum(), abs=1e-6)
+    assert run("predict", "--run", "r").code == 0
+    predicted = [(row["label"], row["class"]) for row in rows(Path("r/predictions.csv"))]
+    counted = {(cell["true"], cell["predicted"]): int(cell["images"]) for cell in cells}
+    assert {pair: predicted.count(pair) for pair in predicted} == counted
+    before = Path("r/confusion_test.csv").read_bytes()
+    assert run("test", "--run", "r", "--run_dir", "elsewhere").code == 0
+    assert Path("elsewhere/confusion_test.csv").read_bytes() == before
+    assert not Path("elsewhere/confusion_val.csv").exists()
+
+
+def test_f54_a_run_of_before_with_a_large_results_json_goes_on(run: Run, own_run: Path) -> None:
+    results = json.loads((own_run / "results.json").read_text())
+    results["test"]["confusion_matrix"] = results["val"]["confusion_matrix"] = np.eye(300, dtype=int).tolist()
+    (own_run / "results.json").write_text(json.dumps(results))
+    assert run("export", "--run", own_run, "--formats", "torchscript").code == 0
+    assert json.loads((own_run / "results.json").read_text())["test"] == results["test"]
+    assert run("fit", "--run", own_run, "--trainer.max_epochs", "3", *NO_EXPORT).code == 0
+    assert len(json.loads((own_run / "results.json").read_text())["test"]["confusion_matrix"]) == 10

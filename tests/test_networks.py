@@ -1,4 +1,8 @@
+import json
 from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from lit_guide.engine import zoo
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.zoo import library_names
 from lit_guide.networks import CNN, NETWORKS, Normalized, build_network
+from tests.conftest import FAST
 
 TORCHVISION = models.list_models(module=models)
 SMALL = ["mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5", "regnet_x_400mf"]
@@ -325,3 +330,126 @@ def test_a_network_that_fails_without_a_word_is_named(monkeypatch):
 
     monkeypatch.setitem(NETWORKS, "silent", Silent)
     assert "silent can't take images of 1 x 8 x 8: AssertionError" in refusal("silent", 1, 5, (8, 8))
+
+
+# --- F57: more than logits, a batch above one
+
+
+class Named(NamedTuple):
+    aux: torch.Tensor
+    logits: torch.Tensor
+
+
+@dataclass
+class Output:
+    hidden: torch.Tensor
+    logits: torch.Tensor
+
+
+class Several(nn.Module):
+    """Logits of a Linear, and more beside them: always, or only in one mode."""
+
+    GIVES: ClassVar = {
+        "tuple": lambda logits, more: (logits, more),
+        "list": lambda logits, more: [logits, more],
+        "named": lambda logits, more: Named(more, logits),
+        "dict": lambda logits, more: {"aux": more, "logits": logits},
+        "object": lambda logits, more: Output(more, logits),
+    }
+
+    def __init__(self, channels, classes, gives="tuple", modes=(True, False)):
+        super().__init__()
+        self.head, self.aux = nn.Linear(64 * channels, classes), nn.Linear(64 * channels, 3)
+        self.gives, self.modes = self.GIVES[gives], modes
+
+    def forward(self, image_BCHW):
+        flat_BF = image_BCHW.flatten(1)
+        logits_BK = self.head(flat_BF)
+        return self.gives(logits_BK, self.aux(flat_BF)) if self.training in self.modes else logits_BK
+
+
+@pytest.mark.parametrize("modes", [(True, False), (True,), (False,)])
+@pytest.mark.parametrize("gives", Several.GIVES)
+def test_f57_a_network_that_gives_more_than_logits_gives_the_logits(monkeypatch, gives, modes):
+    monkeypatch.setitem(NETWORKS, "several", Several)
+    network = build_network("several", 1, 5, (8, 8), args={"gives": gives, "modes": modes})
+    image_BCHW = torch.rand(4, 1, 8, 8)
+    for training in (True, False):
+        assert torch.equal(network.train(training)(image_BCHW), network.head(image_BCHW.flatten(1)))
+    assert list(network.state_dict()) == ["head.weight", "head.bias", "aux.weight", "aux.bias"]
+    copied = deepcopy(network).eval()
+    assert torch.equal(copied(image_BCHW), network(image_BCHW))
+
+
+@pytest.mark.parametrize("output", [{"scores": 1}, (), [], None, {}, 7])
+def test_f57_several_values_without_logits_are_refused(monkeypatch, output):
+    class Without(Several):
+        def forward(self, image_BCHW):
+            return output
+
+    monkeypatch.setitem(NETWORKS, "without", Without)
+    assert "without must give logits (B, 5)" in refusal("without", 1, 5, (8, 8))
+
+
+def test_f57_other_logits_in_training_are_refused_before_it(monkeypatch):
+    class Wrong(Several):
+        def forward(self, image_BCHW):
+            return super().forward(image_BCHW)[1 if self.training else 0]
+
+    monkeypatch.setitem(NETWORKS, "wrong", Wrong)
+    assert "wrong must give logits (B, 5)" in refusal("wrong", 1, 5, (8, 8))
+
+
+def test_f57_what_training_alone_can_not_do_with_so_small_maps_is_refused(monkeypatch):
+    monkeypatch.setitem(
+        NETWORKS,
+        "instance",
+        lambda channels, classes: nn.Sequential(
+            nn.Conv2d(channels, classes, 8), nn.InstanceNorm2d(classes, track_running_stats=True), nn.Flatten()
+        ),
+    )
+    message = refusal("instance", 1, 5, (8, 8))
+    assert "instance can't take images of 1 x 8 x 8: Expected more than 1 spatial element when training" in message
+    assert "--data.image_size" in message
+
+
+def test_f57_a_network_that_looks_at_its_values_is_not_refused_for_it(monkeypatch):
+    class Looks(Several):
+        def forward(self, image_BCHW):
+            shifted_BCHW = image_BCHW + torch.ones(1, 1, 8, 8)  # on the CPU, wherever the images are
+            return self.head(shifted_BCHW.flatten(1)) * (2 if image_BCHW.mean().item() > 0.5 else 1)
+
+    monkeypatch.setitem(NETWORKS, "looks", Looks)
+    network = build_network("looks", 1, 5, (8, 8))
+    assert network(torch.rand(3, 1, 8, 8)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("gives", ["tuple", "dict"])
+def test_f57_such_a_network_trains_and_is_exported(run, monkeypatch, gives):
+    monkeypatch.setitem(NETWORKS, "several", Several)
+    own = ("--model.network", "several", "--model.network_args.gives", gives, "--model.optimizer.lr", "0.01")
+    outcome = run("fit", "--config", "configs/digits.yaml", *FAST, *own, "--run_dir", "r")
+    assert outcome.code == 0, outcome.err
+    results = json.loads(Path("r/results.json").read_text())
+    assert results["test"]["accuracy"] > 0.5
+    assert [sorted(entry)[0] for entry in results["exports"]] == ["batch_sizes"] * 3
+    assert run("test", "--run", "r").code == 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_f57_a_batch_of_one_image_that_batch_norm_can_not_take_is_told_with_the_flag(run, name):
+    outcome = run("fit", "--config", "configs/digits.yaml", *FAST, "--model.network", name, "--data.batch_size", "1")
+    assert outcome.code == 2, outcome.err
+    assert outcome.err.count("\n") == 1
+    assert "use --data.batch_size 2 or more" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_f57_networks_with_auxiliary_heads_train(run, name):
+    few = ("--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1")
+    small = (*few, "--trainer.max_epochs", "1", "--data.batch_size", "2", "--data.image_size", "75", "--run_dir", "r")
+    none = [f"--export.{name}.enabled=false" for name in ("onnx", "torchscript", "pt2")]
+    args = ("--model.network_args.aux_logits", "true")
+    outcome = run("fit", "--config", "configs/digits.yaml", *FAST, *small, *none, "--model.network", name, *args)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(Path("r/results.json").read_text())["test"]["loss"] > 0

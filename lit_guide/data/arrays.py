@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lit_guide.engine.data.module import ArrayDataset, DataModule, Source
 from lit_guide.engine.data.source import SPLITS, named_split
 from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.machine import expanded
 
 NUMPYS = "Object arrays cannot be loaded when allow_pickle=False"
 OURS = "labels or images are Python objects: None for a label that is missing, or text among numbers; drop these rows"
@@ -32,7 +33,7 @@ class ArraysData(DataModule):
 
     def __init__(self, path: str, layout: Literal["auto", "NHWC", "NCHW"] = "auto", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.path = path
+        self.path = expanded(path)
         self.layout = layout
 
     def load(self) -> Source:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_guide.engine.data.source import SPLIT_NAMES
 from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths, shown
 from lit_guide.engine.photos.listing import files_below, hidden, visible_folders
 from lit_guide.engine.photos.module import PhotoData
@@ -49,7 +50,7 @@ class FolderData(PhotoData):
     def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root = root
-        self.folder = Path(root).expanduser()
+        self.folder = Path(expanded(root))
 
     def scan(self) -> Listing:
         """List the files of every class.
@@ -58,7 +59,7 @@ class FolderData(PhotoData):
             ConfigError: there is no such folder.
             UserError: it holds no class folders, or only one with images, or no folder train beside val or test.
         """
-        root = Path(self.root).expanduser()
+        root = Path(expanded(self.root))
         if not root.is_dir():
             what = f"{root} is a file, no folder" if root.exists() else f"There is no folder {root}"
             raise ConfigError(f"{what}. Give the folder of your class folders with --data.root DIR.")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lit_guide.engine.data.source import SPLIT_NAMES, SPLITS, named_split
 from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.photos.dataset import Listing, Paths, shown
 from lit_guide.engine.photos.module import PhotoData
 
@@ -51,7 +52,7 @@ class TableData(PhotoData):
             ConfigError: there is no such table, or it lacks a column.
             UserError: it has no rows, a cell is empty, or no row is for training, or one names no split.
         """
-        table = Path(self.table).expanduser()
+        table = Path(expanded(self.table))
         if not table.is_file():
             raise ConfigError(f"There is no file {table}. Give your table with --data.table FILE.")
         wanted = {key: name for key, name in self.columns.items() if name is not None}
@@ -71,7 +72,7 @@ class TableData(PhotoData):
             raise UserError(f"{table} has a heading but no rows.")
         class_names, labels_N = _numbered(cells["label_column"])
         rows = _by_split(cells["split_column"], table) if "split_column" in cells else None
-        root = Path(self.root).expanduser() if self.root else table.parent
+        root = Path(expanded(self.root)) if self.root else table.parent
         return Listing(root, Paths(cells["path_column"]), labels_N, class_names, rows)
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from lit_guide.engine.data.source import Source
 from lit_guide.engine.errors import ConfigError, UserError, did_you_mean
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.photos.dataset import ImageDataset, Listing, Paths
 from lit_guide.engine.photos.module import PhotoData
 
@@ -60,7 +61,7 @@ class TorchvisionData(PhotoData):
         if dataset not in SETS:
             hint = did_you_mean(dataset, SETS, f"There are {', '.join(sorted(SETS))}.")
             raise ConfigError(f"data.dataset: torchvision has no classification set {dataset!r}. {hint}")
-        self.dataset, self.root, self.download = dataset, Path(root).expanduser(), download
+        self.dataset, self.root, self.download = dataset, Path(expanded(root)), download
 
     def scan(self) -> Listing:
         """Open the parts of the set, one after the other; the paths are names such as `test 12`.

@@ -4,13 +4,17 @@
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from typing import TextIO
 
 # What asks a run to stop; SIGUSR1 is the warning of a scheduler. Windows has no SIGUSR1.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# Controls, what turns the direction of writing, and bytes that are no UTF-8; the joiners of Persian and of emoji stay.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
 
 
 class UserError(Exception):
@@ -47,10 +51,21 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def printable(text: str, keep: str = "", encoding: str = "utf-8") -> str:
+    """Text that does nothing to a screen: escapes for control characters not in `keep`, and what it can't show."""
+    harmless = UNPRINTABLE.sub(lambda one: one[0] if one[0] in keep else one[0].encode("unicode_escape").decode(), text)
+    return harmless.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(message: str, file: TextIO | None = None) -> None:
+    """Print lines of `printable` text."""
+    print(printable(message, keep="\n"), file=file)
+
+
 def warn(message: str) -> None:
     """Say what the user should know and may leave as it is; in a run of several processes, once."""
     if is_first():
-        print(f"lit-guide: {message}", file=sys.stderr)
+        say(f"lit-guide: {message}", sys.stderr)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -10,6 +10,7 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 # float16 on a CPU: torch has no mixed precision with it, and in pure float16 Adam's epsilon is 0 and the loss NaN in step 2.
 ON_CPU = {"16": "bf16-mixed", "16-mixed": "bf16-mixed", "16-true": "bf16-true"}
 
+expanded = os.path.expanduser  # of a path with ~; Path's raises where there is no such user
 also_typed: list[str] = []  # flags that the commands of a run must have again: --allow PACKAGE
 
 

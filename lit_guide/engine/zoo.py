@@ -79,6 +79,8 @@ def build(
         ConfigError: no such name or argument, weights that are not there, or images too small for the network.
     """
     args = dict(args or {})
+    if fetched := [key for key in args if key.removesuffix("_backbone") in ("weights", "pretrained")]:  # they start a download
+        raise ConfigError(f"model.network_args: {fetched[0]} is no argument of a network here: --model.weights.")
     if name in own or "." in name:
         if weights is not None:
             raise ConfigError(f"model.weights is {weights}, but {name} has no pretrained weights: take the key out.")
@@ -155,16 +157,28 @@ def _try_shape(name: str, network: nn.Module, channels: int, classes: int, input
     """Run the network on shapes alone (meta tensors, no arithmetic), so that unfit images are refused before training."""
     meta = {key: value.to("meta") for key, value in [*network.named_parameters(), *network.named_buffers()]}
     image_BCHW = torch.empty(2, channels, *input_size, device="meta")
-    training = network.training
-    try:
-        with torch.no_grad():
-            logits_BK: Any = functional_call(network.eval(), meta, image_BCHW)
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise _unfit(name, channels, input_size, error) from None
-    finally:
-        network.train(training)
-    if getattr(logits_BK, "shape", None) != (2, classes):
-        raise ConfigError(f"model.network {name} must give logits (B, {classes}), one for each class: it gives something else.")
+    before = network.training
+    for training in (True, False):
+        try:
+            with torch.no_grad():
+                logits_BK: Any = functional_call(network.train(training), meta, image_BCHW)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            if "meta" in str(error):  # shapes alone are too little for it
+                continue
+            raise _unfit(name, channels, input_size, error) from None
+        finally:
+            network.train(before)
+        if not isinstance(logits_BK, Tensor):
+            network.register_forward_hook(_take_logits)
+            logits_BK = _take_logits(network, (), logits_BK)
+        if getattr(logits_BK, "shape", None) != (2, classes):
+            raise ConfigError(f"model.network {name} must give logits (B, {classes}), one for each class: it gives others.")
+
+
+def _take_logits(network: nn.Module, args: Any, output: Any) -> Any:
+    """Of what a network with auxiliary classifiers gives in training: `logits` by name, or the first value of a tuple."""
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    return output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", first)
 
 
 def _unfit(name: str, channels: int, input_size: tuple[int, int], error: Exception) -> ConfigError:

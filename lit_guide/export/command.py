@@ -8,12 +8,12 @@ from lit_guide.engine import tables
 from lit_guide.engine.allowed import allow
 from lit_guide.engine.config.arguments import read_call
 from lit_guide.engine.config.parser import Parser
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, say
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
-from lit_guide.engine.run.screen import print_exports
 from lit_guide.export.callback import Export
+from lit_guide.export.closing import print_exports
 from lit_guide.model import LitClassifier
 
 # Key below `export` in a configuration, name in results.json and of `--formats` -> its class.
@@ -65,7 +65,7 @@ def export(args: list[str]) -> None:
     runs.check_space(target, needed=4 * 3 * sum(p.numel() for p in model.parameters()))
     entries = [built[name].run(model, target, saved["crop"]) for name in wanted]
     print_exports(entries)
-    print(f"Written below {target / 'export'}")
+    say(f"Written below {target / 'export'}")
     raise_for(entries, target)
 
 

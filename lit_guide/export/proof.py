@@ -20,9 +20,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_guide import __version__
-from lit_guide.engine.classifier import fact, missing
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.run import runs
+from lit_guide.export.classifier import fact, missing
 from lit_guide.model import LitClassifier
 
 BATCH_SIZES = (1, 3)

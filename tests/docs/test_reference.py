@@ -286,6 +286,12 @@ def test_results_without_checkpoint_validation_and_test_fit_the_schema(run: Run)
     assert faults(read(Path("fast"))) == []
 
 
+def test_f54_results_that_name_a_file_of_the_confusion_matrix_fit_the_schema(trained: Path) -> None:
+    results = read(trained)
+    results["test"]["confusion_matrix"] = "confusion_test.csv"
+    assert faults(results) == []
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -297,6 +303,7 @@ def test_results_without_checkpoint_validation_and_test_fit_the_schema(run: Run)
         ("seconds", "7"),
         ("test.accuracy", 1.5),
         ("test.confusion_matrix", [[0.5]]),
+        ("test.confusion_matrix", "../confusion_test.csv"),
         ("exports.0.sha256", "x"),
         ("exports.0.max_abs_diff", 0.1),
         ("exports.0.error", "and yet a file"),

@@ -25,11 +25,23 @@ SINKS = {
     "Result",
     "exit",
     "print",
+    "say",
 }
 # What makes messages that go another way: as values of a dictionary, over a pipe, by os.write.
 MAKERS = {"_sample_problem", "_ending", "compared", "find_images", "list_folder", "_on_signal", "name_problem", "problems"}
 FOLLOWED = {"str", "str | None", "list[str]"}  # a function that returns this may give a part of a message
-NO_TEXT = {"get_close_matches", "getattr", "startswith", "endswith", "glob", "partition", "split", "replace", "Parser"}
+NO_TEXT = {
+    "get_close_matches",
+    "removesuffix",
+    "getattr",
+    "startswith",
+    "endswith",
+    "glob",
+    "partition",
+    "split",
+    "replace",
+    "Parser",
+}
 LEFT_OUT = {ast.IfExp: "test", ast.Subscript: "slice", ast.Dict: "keys", ast.FormattedValue: "format_spec"}
 SHORTEST = 8  # characters of a literal part that is looked for
 # What needs no entry: words of success, what is typed next, helps, and parts of messages that have one.

@@ -1,7 +1,10 @@
+import io
+import unicodedata
+
 import pytest
 
 from lit_guide.engine.config.parser import explain
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, printable, say, warn
 
 KNOWN = ["model.network", "model.optimizer.lr", "trainer.max_epochs", "data.batch_size"]
 
@@ -75,3 +78,43 @@ def test_exit_codes() -> None:
 def test_parser_errors_in_plain_words(message: str, told: str) -> None:
     classes = ["SGD", "Adam", "DDPStrategy"]
     assert explain(message, KNOWN, classes, ["torch.optim"], "lit-guide fit") == told
+
+
+def test_f37_whatever_acts_on_a_screen_is_shown_as_an_escape() -> None:
+    assert printable("a\x1b[2J\r\tb\x07\x9b1m\x7f") == r"a\x1b[2J\r\tb\x07\x9b1m\x7f"
+    assert printable("photo\u202egpj.exe") == r"photo\u202egpj.exe"  # which a screen would show as photoexe.jpg
+    assert printable("one\ntwo") == r"one\ntwo"
+    assert printable("one\ntwo\r\n", keep="\n") == "one\ntwo\\r\n"
+    assert printable("caf\udce9 \ud800") == r"caf\udce9 \ud800"
+    assert printable("猫 é", encoding="cp1252") == r"\u732b é"
+    for code in range(0x3000):
+        shown = printable(chr(code))
+        assert not [letter for letter in shown if unicodedata.category(letter) in ("Cc", "Zl", "Zp")], hex(code)
+        assert printable(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain.png",
+        r"C:\new\x1b",
+        "żółw 猫 🖼️",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "👨\u200d👩\u200d👧",
+        "全角\u3000空白",
+        "a\xa0b",
+        "",
+        " ",
+    ],
+)
+def test_f37_what_can_be_read_stays_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_f37_lines_are_said_without_what_acts_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    say("one\n\x1b[31mtwo")
+    warn("three\n\x1b]0;four\x07")
+    assert capsys.readouterr() == ("one\n\\x1b[31mtwo\n", "lit-guide: three\n\\x1b]0;four\\x07\n")
+    stream = io.StringIO()
+    say("five\x00", stream)
+    assert stream.getvalue() == "five\\x00\n"

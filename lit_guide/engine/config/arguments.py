@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
 
 SHORT_FORMS = ("accelerator", "devices", "strategy", "precision")
@@ -18,12 +19,12 @@ RESUME = "Go on with --run_dir if it holds a checkpoint."
 
 # Flag -> how argparse takes it, its help, and the commands that have it. None of them is a setting that config.yaml keeps.
 CALL: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
-    "run": ({}, "An earlier run's directory, or latest: its config.yaml and checkpoint.", ()),
-    "ckpt_path": ({}, "A checkpoint to go on from or to use.", ()),
+    "run": ({"type": expanded}, "An earlier run's directory, or latest: its config.yaml and checkpoint.", ()),
+    "ckpt_path": ({"type": expanded}, "A checkpoint to go on from or to use.", ()),
     "allow": ({"action": "append", "default": []}, "A further package whose classes may be named: one that you trust.", ()),
     "resume": ({"type": yaml.safe_load, "choices": (True, False), "default": False}, RESUME, ("fit",)),
-    "run_dir": ({}, "Where the run goes instead of runs/<name>/<timestamp>: a new directory.", ()),
-    "images": ({"nargs": "+", "default": []}, "Image files and folders, instead of the test split.", ("predict",)),
+    "run_dir": ({"type": expanded}, "Where the run goes instead of runs/<name>/<timestamp>: a new directory.", ()),
+    "images": ({"type": expanded, "nargs": "+", "default": []}, "Image files and folders; else the test split.", ("predict",)),
 }
 
 
@@ -64,6 +65,8 @@ def read_call(command: str, args: Sequence[str]) -> Call:
         typed, rest = parser.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise ConfigError(f"{str(error).removeprefix('argument ')}.") from None
+    if odd := [arg for arg in rest if arg != arg.encode(errors="ignore").decode()]:
+        raise ConfigError(f"{odd[0]} is no UTF-8, and a setting must be: rename what it names, or make a link to it.")
     call = Call(rest, list(args), **vars(typed))
     if {"-h", "--help"} & set(rest):
         call.args = spelled_out(call.args)
@@ -100,10 +103,8 @@ def find_config(path: str) -> str:
     Raises:
         ConfigError: there is no such file, or it is no valid YAML.
     """
-    package = Path(__file__).parents[2]
-    relative = Path(path).as_posix().removeprefix("configs/")
-    shipped = [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
-    for candidate in (Path(path), *(folder / relative for folder in shipped)):
+    relative, shipped = Path(path).as_posix().removeprefix("configs/"), shipped_folders()
+    for candidate in (Path(expanded(path)), *(folder / relative for folder in shipped)):
         if candidate.is_file():
             try:
                 yaml.safe_load(candidate.read_text(encoding="utf-8"))
@@ -113,6 +114,12 @@ def find_config(path: str) -> str:
             return str(candidate)
     recipes = sorted(f"configs/{path.relative_to(folder).as_posix()}" for folder in shipped for path in folder.rglob("*.yaml"))
     raise ConfigError(f"--config {path}: there is no such file. Shipped recipes: {', '.join(recipes)}.")
+
+
+def shipped_folders() -> list[Path]:
+    """Where the recipes of this project lie."""
+    package = Path(__file__).resolve().parents[2]
+    return [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
 
 
 def spelled_out(args: Sequence[str]) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveInt, register_type
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -16,22 +17,22 @@ from torch import nn
 
 from lit_guide import __version__
 from lit_guide.engine.allowed import allow, import_class
-from lit_guide.engine.classifier import parameters_of
 from lit_guide.engine.config.arguments import CALL, read_call
 from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.named import check_named
 from lit_guide.engine.config.parser import Parser
+from lit_guide.engine.config.places import check_places, refuse_other_runs, told, with_home
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
+from lit_guide.engine.run import checkpoint as stored
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import check_fits, check_hyper_parameters, check_plain, read_checkpoint
-from lit_guide.engine.run.weights import SUFFIX
 
 PACKAGE = __name__.split(".")[0]
 # Numbers with a range of jsonargparse, and enumerations that are text: classes of their own, which YAML does not know.
 yaml.SafeDumper.add_multi_representer(int, lambda dumper, number: dumper.represent_int(int(number)))
 yaml.SafeDumper.add_multi_representer(float, lambda dumper, number: dumper.represent_float(float(number)))
 yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
+register_type(torch.device)
 BASES: dict[str, type] = {"data": LightningDataModule, "trainer": Trainer}
 
 
@@ -117,15 +118,18 @@ class ClassifierCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a checkpoint's hyperparameters are defaults under whatever is typed or in a file."""
         if self.ckpt_path is not None:
-            if self.command == "fit" and self.ckpt_path.endswith(SUFFIX):
+            if self.command == "fit" and self.ckpt_path.endswith(stored.SUFFIX):
                 raise ConfigError(f"{self.ckpt_path} holds weights alone, nothing to go on with: give a .ckpt.")
-            self.checkpoint = read_checkpoint(self.ckpt_path)
+            self.checkpoint = stored.read_checkpoint(self.ckpt_path)
             usual = parser.get_defaults(skip_validation=True).model
             before = usual.init_args.as_dict() if "init_args" in usual else {}
             named = classes_of(self._saved(), BY_NAME if self.command == "fit" else {"loss": nn.Module}, self.ckpt_path)
             parser.set_defaults({"model": {"class_path": usual.class_path, "init_args": {**before, **named}}})
-        self.config = parser.parse_args(args)
+        self.config = with_home(parser.parse_args(args))
+        if self.command != "fit":  # what is not trained is not logged
+            self.config.trainer.logger = False
         check_named(self.config)
+        check_places(self.config, told(args, self.call.typed), self.command == "fit" and self.checkpoint is None)
         fit_to_machine(self.config)
         for key in CALL:
             if self.config.pop(key, None) is not None:
@@ -141,7 +145,7 @@ class ClassifierCLI(LightningCLI):
                 for key, value in left_out(typed, self._saved()).items():
                     self.config.model.init_args[key] = value
             if self.checkpoint["hyper_parameters"] or self.model_type is self.default_model:
-                check_hyper_parameters(self.checkpoint, self.model_type, str(self.ckpt_path))
+                stored.check_hyper_parameters(self.checkpoint, self.model_type, str(self.ckpt_path))
             epoch, most = self.checkpoint.get("epoch", 0), self.config.trainer.max_epochs
             if self.command == "fit" and most is not None and 0 <= most < epoch:
                 raise ConfigError(
@@ -171,13 +175,16 @@ class ClassifierCLI(LightningCLI):
         try:
             self.config_init = parser.instantiate(config)
         except Exception as error:
-            raise next((cause for cause in causes(error) if isinstance(cause, UserError)), error) from None
+            of = re.search(r"class_path[ =]'([\w.]+)'", str(error))
+            why = re.search(r"(?:':\n|\n *-) +(?!Problem|Parser key|Does not|Expected a|Not a valid)(.+)", str(error))
+            told = ConfigError(f"{of[1]} can't be made: {why[1].rstrip('.')}.") if of and why else error
+            raise next((cause for cause in causes(error) if isinstance(cause, UserError)), told) from None
         self.built = {key: self.config_init.get(key) for key in self.flags}
         self.datamodule, self.model = self.config_init.get("data"), self.config_init.get("model")
         if self.model is not None:
-            check_plain(self.model.hparams, self.model_type)
+            stored.check_plain(self.model.hparams, self.model_type)
         if self.model is not None and self.checkpoint is not None:
-            check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
+            stored.check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
 
     def make_trainer(self, callbacks: list[Callback], plugins: list[Any], **settings: Any) -> Trainer:
         """The trainer of these settings, with callbacks and plugins besides those that are configured.
@@ -190,9 +197,12 @@ class ClassifierCLI(LightningCLI):
         settings["plugins"] = [*plugins, *(given if isinstance(given, list) else [given])]
         try:
             # Our samplers divide the data among the processes; Lightning's would count some samples twice.
-            return super().instantiate_trainer(use_distributed_sampler=False, default_root_dir=str(self.run_dir), **settings)
+            trainer = super().instantiate_trainer(use_distributed_sampler=False, default_root_dir=str(self.run_dir), **settings)
         except REFUSALS as error:
             raise refused("The trainer refused its settings", error) from None
+        made: Any = trainer  # its attributes are set by Lightning's connectors
+        refuse_other_runs((*made.loggers, *made.callbacks, made.profiler), self.run_dir)
+        return trainer
 
     def save_config(self) -> None:
         """Write the resolved config.yaml: alone enough to repeat, resume, test or export the run."""
@@ -200,10 +210,10 @@ class ClassifierCLI(LightningCLI):
         config.pop("config", None)
         given = config.data.get("init_args") or {}  # a class without arguments has none
         for key in ("path", "root", "table", "cache_dir"):
-            path = given.get(key)
-            if path is not None and Path(path).expanduser().exists():
-                given[key] = str(Path(path).expanduser().absolute())  # found again from any directory
+            if (path := given.get(key)) is not None and Path(path).exists():
+                given[key] = str(Path(path).absolute())  # found again from any directory
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        self.parser.parse_object(yaml.safe_load(text))  # what can't be read again is refused before anything is trained
         runs.write_atomic(self.run_dir / "config.yaml", text)
 
     def _saved(self) -> dict[str, Any]:
@@ -215,7 +225,7 @@ class ClassifierCLI(LightningCLI):
         """What takes a fact from the data for the model; a model without a parameter of that name never gets it."""
 
         def take(data: Any) -> Any:
-            takes = {parameter.name: parameter.default for parameter in parameters_of(self.model_type)}
+            takes = {parameter.name: parameter.default for parameter in stored.parameters_of(self.model_type)}
             lacking = [fact for fact in FACTS if fact in takes and not hasattr(type(data), fact) and not hasattr(data, fact)]
             if needed := [fact for fact in lacking if takes[fact] is inspect.Parameter.empty]:
                 raise ConfigError(

@@ -8,24 +8,19 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
-from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import Callback, LambdaCallback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.plugins import LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import Strategy
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lit_guide.engine.allowed import require_allowed
+from lit_guide.engine.config.parser import SUGGESTED
 from lit_guide.engine.errors import ConfigError
 
 PACKAGE = __name__.split(".")[0]
 # The kinds of classes that a configuration may name of torch, Lightning and the engine.
-KINDS: tuple[type, ...] = (LightningModule, LightningDataModule, nn.Module, Optimizer, LRScheduler, Callback, Logger, Profiler)
-KINDS += (Strategy, Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision)
+KINDS = (*SUGGESTED, nn.Module, Profiler, Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision)
 TAKES_FUNCTIONS = (LambdaCallback,)
 
 

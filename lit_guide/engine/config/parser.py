@@ -91,9 +91,6 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
     key = _keys_of(message)
     if re.search("arguments are required: data$|LightningDataModule( is abstract|' is not allowed)", message):
         return "No data were chosen: give a recipe, such as --config configs/digits.yaml."
-    denied = re.search(r"Importing '(.+?)' is not allowed", message)
-    if denied:
-        return f"{key}: {denied[1]} may not be imported by a configuration. It may name classes of {', '.join(importable)}."
     unknown = re.search(r"(?i)unrecognized arguments: -*([\w.+]+)|Group '([\w.]+)' does not accept option '([\w.]+)'"
                         r"|Option '([\w.]+)' is not accepted", message)  # fmt: skip
     if unknown:
@@ -101,7 +98,16 @@ def explain(message: str, known: Collection[str], classes: Collection[str], impo
         name = flag or (f"{group}.{option}" if group else f"{key}.{nested}" if key else nested)
         if name in known:  # of the class that was there by default
             return f"{name} is no setting of what was chosen for {name.rpartition('.')[0]}."
+        of = re.search(r"(?:given |Got value: Namespace\()class_path[ =]'([\w.]+)'(?:, init_args|:\s+Option )", message)
+        if of and name.count(".") > 1:  # of a class that is named for a key
+            known = [f"{name.rpartition('.')[0]}.{own}" for own in inspect.signature(import_class(of[1], object, key)).parameters]
         return f"There is no flag or key {name!r}. {did_you_mean(name, known, f'{prog} --help lists all keys.')}"
+    if denied := re.search(r"Importing '(.+?)' is not allowed", message):  # it is said of what is unknown in a list too
+        return f"{key}: {denied[1]} may not be imported by a configuration. It may name classes of {', '.join(importable)}."
+    if lacking := re.search(r"arguments are required: ([\w, ]+)$", message, re.MULTILINE):
+        return f"{key} lacks {lacking[1]}: add --{key}.{lacking[1].replace(', ', f' VALUE --{key}.')} VALUE."
+    if alike := re.search(r"Multiple subclasses with name .+ ambiguity: (.+)\.$", message, re.MULTILINE):
+        return f"{key}: several classes have this name: give the path, {' or '.join(filter(is_allowed, alike[1].split(', ')))}."
     no_class = re.search(r"Expected a dot import path string: (\w+)$|(?:No subclass|no class).*?'(\w+)'", message, re.MULTILINE)
     if no_class:
         name = no_class[1] or no_class[2]

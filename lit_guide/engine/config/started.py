@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_guide.engine.config.cli import ClassifierCLI
-from lit_guide.engine.errors import ConfigError, Stopped
+from lit_guide.engine.errors import ConfigError, Stopped, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import BestCheckpoint
 from lit_guide.engine.train.failures import explain_failure
-from lit_guide.engine.train.metrics import Throughput
+from lit_guide.engine.train.metrics import IN_RESULTS, Throughput, write_confusion
 from lit_guide.engine.train.stop import Stop
 
 
@@ -104,26 +105,48 @@ class Started(ClassifierCLI):
         nothing_left = limits.max_epochs == results.get("epochs") or limits.max_steps == results.get("steps")
         return None if ended and not nothing_left else self.checkpoint.get("metrics_rows")
 
-    def metrics(self) -> dict[str, Any]:
-        """The figures of the evaluation that just ran, with its confusion matrix."""
+    def metrics(self, split: str) -> dict[str, Any]:
+        """The figures of the evaluation that just ran, with its confusion matrix or the name of the file that has it."""
         logged = {name.partition("/")[2] or name: round(float(value), 6) for name, value in self.trainer.callback_metrics.items()}
         matrix_KK = getattr(self.model, "confusion_matrix_KK", None)
-        return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else logged
+        if not logged or matrix_KK is None or len(matrix_KK) <= IN_RESULTS:
+            return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else logged
+        path = self.run_dir / f"confusion_{split}.csv"
+        if self.trainer.is_global_zero:
+            write_confusion(
+                path,
+                matrix_KK.cpu(),
+                self.model.hparams.get("class_names", getattr(self.model, "class_names", range(len(matrix_KK)))),
+            )
+        return {**logged, "confusion_matrix": path.name}
 
     def report_changes(self) -> None:
         """Say which settings given now differ from the checkpoint's; they win."""
         if self.checkpoint is not None and self.ckpt_path is not None:
             for name, before, after in differences(self.checkpoint["hyper_parameters"], self.model.hparams, "model"):
-                print(f"{name} is {after} as given, in place of {before} in {Path(self.ckpt_path).name}.")
+                say(f"{name} is {after} as given, in place of {before} in {Path(self.ckpt_path).name}.")
+
+
+def ending(trainer: Trainer, best: BestCheckpoint | None) -> str:
+    """How long a training was, why it ended, and which of its epochs is the best."""
+    early = [one.stopping_reason_message for one in trainer.early_stopping_callbacks if trainer.should_stop]
+    why = next(filter(None, early), f"to train on, {limit_of(trainer)}.").removesuffix(" Signaling Trainer to stop.")
+    told = f"Trained {trainer.current_epoch} epochs, {trainer.global_step} steps: {why}"
+    if best is None or best.best_model_score is None:
+        return told
+    epoch = torch.load(best.best_model_path, map_location="meta", weights_only=True)["epoch"] + 1
+    return f"{told}\nThe best is epoch {epoch} of {trainer.current_epoch}, by its {best.monitor} of {best.best_model_score:.4f}."
 
 
 def limit_of(trainer: Trainer) -> str:
     """What to do about the limit that ended this run."""
-    if trainer.global_step == trainer.max_steps:
-        return f"set --trainer.max_steps above {trainer.max_steps}"
-    if trainer.current_epoch == trainer.max_epochs:
-        return f"set --trainer.max_epochs above {trainer.max_epochs}"
-    return "give more --trainer.max_time; it counts the run from its start"
+    reached = (
+        (bool(trainer.fast_dev_run), "leave out --trainer.fast_dev_run"),  # type: ignore[attr-defined]  # Lightning sets it
+        (trainer.global_step == trainer.max_steps, f"set --trainer.max_steps above {trainer.max_steps}"),
+        (trainer.current_epoch == trainer.max_epochs, f"set --trainer.max_epochs above {trainer.max_epochs}"),
+        (trainer.global_step == 0, "let there be batches: --trainer.limit_train_batches or the data leave none"),
+    )
+    return next((what for is_so, what in reached if is_so), "give more --trainer.max_time; it counts the run from its start")
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[tuple[str, Any, Any]]:

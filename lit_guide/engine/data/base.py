@@ -44,6 +44,7 @@ class ImageDataModule(LightningDataModule, ABC):
         statistics: compute: mean and standard deviation of the training split; imagenet: those of ImageNet.
     """
 
+    shifted = (0, 0)  # see TrainBatches
     crop: float | None = None  # part of the image's side that evaluation keeps; None: the image is squeezed to the size, not cut
 
     def __init__(
@@ -154,15 +155,15 @@ class ImageDataModule(LightningDataModule, ABC):
             return shuffled_loader(samples, self.batch_size, self._weights, workers)
         epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        batches = self._batches(epoch, 0 if progress.is_last_batch else progress.current.ready)
+        batches = self.batches(epoch, 0 if progress.is_last_batch else progress.current.ready)
         return loader(samples, trainer, workers, batch_sampler=batches)
 
-    def _batches(self, epoch: int = 0, start: int = 0) -> TrainBatches:
+    def batches(self, epoch: int = 0, start: int = 0) -> TrainBatches:
         """This process's training batches from a place in the run on."""
         assert self.trainer is not None
         process = self.trainer.global_rank, self.trainer.world_size
         fixed = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]  # Lightning sets it
-        return TrainBatches(len(self.rows["train"]), self.batch_size, *process, self._weights, epoch, start, fixed)
+        return TrainBatches(len(self.rows["train"]), self.batch_size, *process, self._weights, epoch, start, fixed, self.shifted)
 
     @property
     def _weights(self) -> NDArray[np.float64] | None:
@@ -177,17 +178,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """Steps of the optimizer in the whole run, by the trainer's limits."""
         trainer = self.trainer
         assert trainer is not None
-        batches, limit = len(self._batches()), trainer.limit_train_batches
+        batches, limit = len(self.batches()), trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         steps = -(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 0)
-        limits = [number for number in (steps, trainer.max_steps) if number > 0]
+        limits = [number for number in (steps, trainer.max_steps) if number >= 0]
         if not limits:
             raise ConfigError("This schedule needs an end: give --trainer.max_epochs or --trainer.max_steps.")
-        return min(limits)
+        return max(1, min(limits))  # of no steps most schedules can't be made
 
     def batch_names(self, epoch: int, batch: int) -> list[str]:
         """The names of the samples of this process's training batch `batch` of `epoch`: what to look at when it made trouble."""
-        batches, names = self._batches(), self.sample_names("train")
+        batches, names = self.batches(), self.sample_names("train")
         return [names[place] for place in batches.batch(batches.order(epoch), epoch, batch).places]
 
     def train_dataloader(self) -> DataLoader[Any]:

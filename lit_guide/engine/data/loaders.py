@@ -53,6 +53,7 @@ class TrainBatches(Sampler[Places]):
     epoch: int  # where to begin
     start: int  # batches of that epoch to leave out, because they were trained on before
     fixed: bool  # keep the order of epoch 0, so that its first batches can be learnt by heart
+    shifted: tuple[int, int] = (0, 0)  # an epoch, and how many samples later its batches begin: it began with other batches
 
     @property
     def sampler(self) -> "TrainBatches":
@@ -66,7 +67,16 @@ class TrainBatches(Sampler[Places]):
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        full, rest = divmod(self.count, self.batch_size * self.world_size)
+        return self.batches_of(self.count)
+
+    @property
+    def step(self) -> int:
+        """Samples of a batch of all processes."""
+        return self.batch_size * self.world_size
+
+    def batches_of(self, samples: int) -> int:
+        """Batches that so many samples make."""
+        full, rest = divmod(samples, self.step)
         return full + (rest // self.world_size >= 2 or (full == 0 and rest >= self.world_size))
 
     def __iter__(self) -> Iterator[Places]:
@@ -81,10 +91,14 @@ class TrainBatches(Sampler[Places]):
             return random_numbers.permutation(self.count)
         return random_numbers.choice(self.count, size=self.count, p=self.weight_S / self.weight_S.sum())
 
+    def begin(self, epoch: int, batch: int) -> int:
+        """How many samples of an epoch come before a batch."""
+        return batch * self.step + (self.shifted[1] if epoch == self.shifted[0] else 0)
+
     def batch(self, order_S: NDArray[np.int64], epoch: int, batch: int) -> Places:
         """This process's part of a step."""
-        step = self.batch_size * self.world_size
-        places = order_S[batch * step : (batch + 1) * step][self.rank :: self.world_size].tolist()
+        begin = self.begin(epoch, batch)
+        places = order_S[begin : begin + self.step][self.rank :: self.world_size].tolist()
         return Places(seed_of(run_seed(), epoch, batch, self.rank, SAMPLES), places)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from lit_guide.engine.errors import printable
 from lit_guide.engine.photos.decode import UnreadableImageError, decode
 
 SHOWN = 20  # paths that a message lists
@@ -30,7 +31,7 @@ class Paths(Sequence[str]):
     def __init__(self, names: Iterable[str] = ()) -> None:
         packed, ends = bytearray(), array("q", [0])
         for name in names:
-            packed += name.encode("utf-8", "surrogateescape")  # a name on disk need not be valid UTF-8
+            packed += name.encode("utf-8", "surrogatepass")  # as Python has it: a name on disk need not be valid UTF-8
             ends.append(len(packed))
         self._bytes = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(0, dtype=torch.uint8)
         self._ends = torch.frombuffer(ends, dtype=torch.int64)
@@ -49,7 +50,7 @@ class Paths(Sequence[str]):
             return self[index % len(self) : index % len(self) + 1][0]
         end_N, content = self._ends.numpy(), self._bytes.numpy().data
         places = zip(end_N[:-1][index].tolist(), end_N[1:][index].tolist(), strict=True)
-        return [str(content[start:end], "utf-8", "surrogateescape") for start, end in places]
+        return [str(content[start:end], "utf-8", "surrogatepass") for start, end in places]
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), 4096):  # one at a time would take ten times as long
@@ -120,10 +121,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 def joined(names: Sequence[str], sign: str, most: int = 5) -> str:
     """The first names with a sign between them, and how many more there are."""
     more = [f"{len(names) - most} more"] if len(names) > most else []
-    return sign.join([*names[:most], *more])
+    return sign.join([*map(printable, names[:most]), *more])
 
 
 def shown(lines: Sequence[str]) -> str:
     """The first lines, indented, and how many more there are."""
     more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([f"  {line}" for line in lines[:SHOWN]] + more)
+    return "\n".join([f"  {printable(line)}" for line in lines[:SHOWN]] + more)

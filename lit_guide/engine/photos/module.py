@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source, check_classes, grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
-from lit_guide.engine.machine import usable_cores
+from lit_guide.engine.machine import expanded, usable_cores
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
 from lit_guide.engine.photos.dataset import ImageDataset, Listing, joined, shown
 from lit_guide.engine.photos.known import examine_once
@@ -91,7 +91,7 @@ class PhotoData(ImageDataModule):
         self.crop: float | None = crop
         self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
         self.on_bad_image, self.cache = on_bad_image, cache
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else None
+        self.cache_dir = Path(expanded(cache_dir)) if cache_dir else None
 
     @abstractmethod
     def scan(self) -> Listing:

@@ -1,5 +1,6 @@
 """Reading checkpoints that may come from anywhere: no code in them runs, and what is wrong with one is said in a line."""
 
+import inspect
 import json
 import pickle
 from collections.abc import Mapping
@@ -7,15 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import lightning
 import torch
 from lightning.pytorch import LightningModule
+from safetensors import safe_open
 
 from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
-from lit_guide.engine.classifier import parameters_of
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, printable
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.weights import READING, SUFFIX, read_weights
 
+SUFFIX = ".safetensors"  # a file to share, which can hold no code
+READING = ("crop", "white_level")  # how the data read photos, kept beside the weights: `predict` reads them so too
 M = TypeVar("M", bound=LightningModule)
 NAMED = ("network", "optimizer", "scheduler", "loss")  # hyperparameters that are a class by name
 CODE = ("class_path", "_class_path", "_instantiator")  # keys by which jsonargparse and Lightning would import what is named
@@ -61,6 +64,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint.setdefault(key, hyper_parameters.pop(key, None))
     loaded: dict[str, Any] = checkpoint
     return loaded
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """A file of `write_weights` in the form of a checkpoint: "state_dict" and, where it has them, "hyper_parameters".
+
+    Raises:
+        safetensors.SafetensorError: the file is broken or of another kind.
+        ValueError: its hyperparameters are no JSON.
+    """
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+        checkpoint = {"state_dict": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  # no mapping
+    checkpoint |= {key: json.loads(about[key]) for key in ("hyper_parameters", *READING) if key in about}
+    # Lightning asks a checkpoint for these before it takes the weights out.
+    nothing: dict[str, Any] = {"epoch": 0, "global_step": 0, "optimizer_states": [], "lr_schedulers": []}
+    return {**checkpoint, **nothing, "pytorch-lightning_version": lightning.__version__}
 
 
 def check_plain(hyper_parameters: Mapping[str, Any], model: type[LightningModule]) -> None:
@@ -125,6 +144,12 @@ def model_of(run_dir: Path | None, usual: type[LightningModule], named: str | No
     return usual if path is None else import_class(path, LightningModule, "model")
 
 
+def parameters_of(model: type[LightningModule]) -> list[inspect.Parameter]:
+    """What the `__init__` of a class takes by name."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [parameter for parameter in inspect.signature(model).parameters.values() if parameter.kind in by_name]
+
+
 def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str | Path) -> None:
     """Refuse to use a checkpoint with other classes, another network or another input size.
 
@@ -141,8 +166,8 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
     trained, given = saved.get("class_names"), now.get("class_names")
     if trained is not None and given is not None and list(trained) != list(given):
         raise UserError(
-            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(trained)}\n"
-            f"  data ({len(given)}): {', '.join(given)}\nUse the data it was trained on, or train anew."
+            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(map(printable, trained))}\n"
+            f"  data ({len(given)}): {', '.join(map(printable, given))}\nUse the data it was trained on, or train anew."
         )
     for key in ("network", "network_args", "input_shape"):
         # As JSON: a .safetensors has lists where a checkpoint has tuples.

@@ -1,7 +1,4 @@
-"""The run directory: choosing one, claiming it, finding an earlier one, and its results.json.
-
-runs/<name>/<timestamp>/ holds config.yaml, metrics.csv, checkpoints/{best,last}.ckpt, export/ and results.json.
-"""
+"""The run directory: choosing one, claiming it, finding an earlier one, and its results.json."""
 
 import contextlib
 import json
@@ -18,7 +15,7 @@ import yaml
 from filelock import lock_descriptor
 
 from lit_guide.engine.errors import ConfigError, UserError, first_line, is_first
-from lit_guide.engine.machine import command
+from lit_guide.engine.machine import command, expanded
 
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
@@ -104,7 +101,7 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
     size = os.environ.get("SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE", "1")
     if run_dir is None and (size != "1" or {"MASTER_ADDR", "NODE_RANK"} <= set(os.environ)):
         raise ConfigError("On several machines and under torchrun or SLURM every process must use one directory: --run_dir DIR.")
-    if len(Path(name).parts) != 1 or name in (".", ".."):
+    if Path(name).name != name or name in ("", "..") or "\\" in name or not name.isprintable():
         raise ConfigError(f"--name {name!r} must be a plain name: it becomes runs/<name>/<timestamp>.")
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     path = (Path(run_dir) if run_dir is not None else RUNS / name / stamp).absolute()
@@ -134,12 +131,15 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
     return path
 
 
-def release_run_dir(path: Path) -> None:
-    """Remove the directory of a run that never started, if it is still empty."""
+def release_run_dir(path: Path, written: bool = False) -> None:
+    """Remove the directory of a run that never started, if it is empty, or holds only what was `written` at its start."""
     leave_run_dir()
     with contextlib.suppress(OSError):
-        (path / "checkpoints").rmdir()
-        path.rmdir()
+        if {file.name for file in path.iterdir()} <= (STARTED if written else {"checkpoints"}):
+            (path / "checkpoints").rmdir()
+            for name in STARTED - {"checkpoints"}:
+                (path / name).unlink(missing_ok=True)
+            path.rmdir()
 
 
 def make_results_dir(path: Path, flag: str = "--run_dir") -> None:
@@ -152,30 +152,32 @@ def make_results_dir(path: Path, flag: str = "--run_dir") -> None:
 
 
 def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> None:
-    """Fail now, not at the first checkpoint, where `path` can't be written to or has fewer than `needed` bytes free."""
+    """Fail now where `path` can't be written to or has too few bytes free. `flag` names another one, "" where none may."""
+    other = f" Give another directory with {flag} DIR." if flag else ""
     try:
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"x" * 4096)
         free = shutil.disk_usage(path).free
     except OSError as error:
-        raise UserError(f"{path} can't be written to: {error.strerror}. Give another directory with {flag} DIR.") from None
+        raise UserError(f"{path} can't be written to: {error.strerror}.{other}") from None
     if free < needed:
-        raise UserError(
-            f"{path} has {free / 1e6:.0f} MB free and this run writes about {needed / 1e6:.0f} MB. "
-            f"Free some space, or give another directory with {flag} DIR."
-        )
+        much = f"{path.resolve()} has {free / 1e6:.0f} MB free and this run writes about {needed / 1e6:.0f} MB."
+        raise UserError(f"{much} Free some space.{other}")
 
 
 def find_run(run: str, checkpoint: Path = BEST) -> Path:
     """The directory that `--run DIR` means, or `--run latest`: the newest run below `runs/` that has a checkpoint."""
     if run == "latest":
-        found = [path.parent.parent for path in RUNS.rglob(checkpoint.as_posix())]
-        found = [path for path in found if (path / "config.yaml").is_file()]
+        folders: dict[str, Path] = {}
+        for parent, inside, _ in os.walk(RUNS, followlinks=True):  # a run may lie on another disk
+            if folders.setdefault(os.path.realpath(parent), Path(parent)) != Path(parent):
+                inside.clear()  # a link to a folder above it would go round for ever
+        found = [path for path in folders.values() if (path / checkpoint).is_file() and (path / "config.yaml").is_file()]
         if not found:
             train = command("fit", "--config", "FILE")
             raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: {train}")
         return max(found, key=lambda path: (path / checkpoint).stat().st_mtime).absolute()
-    path = Path(run).absolute()
+    path = Path(expanded(run)).absolute()
     if not (path / "config.yaml").is_file():
         raise ConfigError(f"--run {run}: {'it holds no config.yaml' if path.is_dir() else 'there is no such directory'}. "
                           "Give the directory of a run, or latest.")  # fmt: skip
@@ -215,9 +217,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file as `whole_file` does."""
+    """Write a text file as `whole_file` does; a name that is no UTF-8 leaves it in escapes, for the file must be."""
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch import callbacks as known
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, StochasticWeightAveraging
 from torch import distributed
 
-from lit_guide.engine.errors import Stopped, UserError
-from lit_guide.engine.run.weights import READING
+from lit_guide.engine.errors import ConfigError, Stopped, UserError
+from lit_guide.engine.run.checkpoint import READING
+from lit_guide.engine.train.going_on import go_on, place_of
 from lit_guide.engine.train.metrics import MetricsCSV
 from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.writer import CheckpointWriter
@@ -76,6 +78,7 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that all processes go on from the same place: a directory may be shared by none, or lag behind on one machine."""
+        check_callbacks(trainer, self.path.parent)  # again: a model may bring some
         if stage == "fit" and trainer.world_size > 1:
             found: list[Any] = [None] * trainer.world_size
             distributed.all_gather_object(found, self.start)
@@ -125,9 +128,12 @@ class LastCheckpoint(Checkpoint):
             self._stop_if_agreed(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that ends before its first validation has one model only: it is the best one too."""
+        """A run that ends before its first validation has one model only, the best one too; so is one that is averaged now.
+
+        StochasticWeightAveraging puts the mean of the last epochs into the model here, and into no checkpoint.
+        """
         best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
-        if not best.best_model_path and trainer.global_step:
+        if trainer.global_step and (not best.best_model_path or _is_averaged_now(trainer)):
             best.best_model_path = str(self.path.with_name("best.ckpt"))
             self._save(trainer, Path(best.best_model_path))
         self._stop_if_agreed(trainer)
@@ -139,10 +145,13 @@ class LastCheckpoint(Checkpoint):
         checkpoint["val_loss"] = None if loss is None else float(loss)
         checkpoint["plateau_due"] = self._plateau_due
         checkpoint |= {key: getattr(trainer.datamodule, key, None) for key in READING}  # type: ignore[attr-defined]  # Lightning's
+        checkpoint["place"] = place_of(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take that over; a checkpoint of plain Lightning has none of it."""
         self._val_loss, self._plateau_due = checkpoint.get("val_loss"), checkpoint.get("plateau_due", False)
+        if trainer.state.fn == "fit":
+            go_on(checkpoint, trainer)
 
     def _validates(self, trainer: Trainer) -> bool:
         """Whether Lightning validates after this batch because it is its turn, and not for the run's end."""
@@ -179,6 +188,34 @@ class LastCheckpoint(Checkpoint):
         self._due, self._saved = False, trainer.fit_loop.total_batch_idx
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
             trainer.save_checkpoint(path or self.path, weights_only=False)
+
+
+def leave_averaging(trainer: Trainer) -> None:
+    """Take the callbacks away that average weights: they swap them where a checkpoint is loaded, whose weights are averaged."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    callbacks[:] = [one for one in callbacks if not isinstance(one, known.WeightAveraging | StochasticWeightAveraging)]
+
+
+def _is_averaged_now(trainer: Trainer) -> bool:
+    """Whether StochasticWeightAveraging has come to its end, and so put its mean into the model."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    ends = [one.swa_end for one in callbacks if isinstance(one, StochasticWeightAveraging) and one.n_averaged is not None]
+    return any(trainer.current_epoch > end for end in ends)
+
+
+def check_callbacks(trainer: Trainer, folder: Path) -> None:
+    """Refuse callbacks that write `best` or `last` into a run's `folder`, or set what config.yaml holds, by a ConfigError."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    for callback in callbacks:
+        name, last = type(callback).__name__, getattr(callback, "save_last", None) and callback.CHECKPOINT_NAME_LAST
+        if isinstance(callback, known.BatchSizeFinder | known.LearningRateFinder):
+            raise ConfigError(f"{name} changes what config.yaml states: leave it out, and give --data.batch_size and the rate.")
+        if isinstance(callback, Checkpoint) and not isinstance(callback, BestCheckpoint):
+            given = [getattr(callback, "filename", None), last]
+            files = [Path(getattr(callback, "dirpath", None) or folder, file) for file in given if file]
+            names = [file.name.lower().partition(".")[0] for file in files if file.parent.resolve() == folder.resolve()]
+            if {"best", "last"} & set(names):
+                raise ConfigError(f"{name} would write best or last into {folder.name}/, and these names are the run's own.")
 
 
 def _accumulating(trainer: Trainer) -> bool:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from lit_guide.engine.errors import UserError, causes
+from lit_guide.engine.errors import ConfigError, UserError, causes
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.guards import Guards
@@ -42,6 +42,8 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
         return guards.not_finite(trainer, guards.bad_loss or 0.0, operation=operation[1])
     if "in loading state_dict" in text:
         return UserError(f"{trainer.ckpt_path}: its weights do not fit the network it names: {error}")
+    if "more than 1 value per channel" in text:
+        return ConfigError("BatchNorm can't train on one image whose maps have one pixel: use --data.batch_size 2 or more.")
     loader_died, workers = "DataLoader worker (pid" in text, getattr(datamodule, "loader_processes", 0)
     if re.search(SHARED, text) and (loader_died or re.search("No space left|insufficient|unable to", text)):
         there = f" (/dev/shm has {shutil.disk_usage('/dev/shm').total / 1e6:.0f} MB)" if Path("/dev/shm").is_dir() else ""

@@ -4,7 +4,7 @@ import csv
 import itertools
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lit_guide.engine.run import runs
 from lit_guide.engine.train.progress import NoProfiler as NoProfiler  # where it was in version 0.1
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "onnx", "onnxruntime")
+IN_RESULTS = 100  # classes whose confusion matrix lies in results.json, which each export reads and writes whole
 
 
 class MetricsCSV(Logger):
@@ -105,6 +106,15 @@ class Throughput(Callback):
         if not self.images or not self.seconds:
             return {}
         return {"seconds": round(seconds, 2), "images_per_second": round(self.images / self.seconds, 1)}
+
+
+def write_confusion(path: Path, matrix_KK: torch.Tensor, class_names: Sequence[Any]) -> None:
+    """The cells of a confusion matrix that are not 0, a row each: they are no more than the images, however many classes."""
+    with runs.whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("true", "predicted", "images"))
+        for true, predicted in matrix_KK.nonzero().tolist():
+            table.writerow((class_names[true], class_names[predicted], int(matrix_KK[true, predicted])))
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:

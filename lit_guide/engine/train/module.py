@@ -75,8 +75,14 @@ class ClassifierModule(LightningModule):
         """Fill in what depends on the run: `scale_lr`, and `class_weights: auto`."""
         if self.hparams.get("scale_lr"):
             self.lr_factor = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        if stage == "fit" and self.hparams.get("class_weights") == "auto":
-            data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        if stage == "fit":
+            self.weigh(self.trainer.datamodule)  # type: ignore[attr-defined]  # Lightning sets it
+        if stage == "fit" and any(getattr(self.trainer.datamodule, name, 0) for name in ("mixup", "cutmix")):  # type: ignore[attr-defined]
+            try_loss(self.criterion, len(self.hparams["class_names"]), shares=True)
+
+    def weigh(self, data: Any) -> None:
+        """Fill in `class_weights: auto`; also called before `setup`, in whose place callbacks copy the module first."""
+        if self.hparams.get("class_weights") == "auto":
             if not hasattr(data, "class_counts"):
                 raise ConfigError(
                     "model.class_weights auto counts images by data.class_counts(), which these data lack: give the weights."
@@ -86,8 +92,6 @@ class ClassifierModule(LightningModule):
             # N images / (K classes x images of the class), as scikit-learn's "balanced"; 0 for a class without images.
             count_K = torch.tensor(data.class_counts())
             weight_K.copy_(torch.where(count_K > 0, count_K.sum() / (len(count_K) * count_K.clamp(min=1)), 0.0))
-        if stage == "fit" and any(getattr(self.trainer.datamodule, name, 0) for name in ("mixup", "cutmix")):  # type: ignore[attr-defined]
-            try_loss(self.criterion, len(self.hparams["class_names"]), shares=True)
 
     def on_fit_start(self) -> None:
         """Compile the network: here, where the model summary has passed one image through it."""

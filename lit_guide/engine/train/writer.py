@@ -12,7 +12,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.weights import SUFFIX, read_weights
+from lit_guide.engine.run.checkpoint import SUFFIX, read_weights
 
 
 class CheckpointWriter(TorchCheckpointIO):
@@ -31,6 +31,8 @@ class CheckpointWriter(TorchCheckpointIO):
         """Copy the checkpoint and begin to write it, once the one before is written; what `wait` raises is about that one."""
         self.wait()
         self._written.add(Path(path).absolute())
+        if Path(path).name == runs.BEST.name:  # those weights to share are of the best model before
+            Path(path).with_suffix(SUFFIX).unlink(missing_ok=True)
         copied = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
         thread = ThreadPoolExecutor(1, "checkpoint-writer")
         self._writing = thread.submit(_write, copied, Path(path))

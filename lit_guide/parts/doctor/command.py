@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_guide import __version__
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, say
 from lit_guide.engine.machine import PRECISIONS
 from lit_guide.parts.doctor.machine import INSTRUCTIONS, Driver, cpu, dependencies, install_torch, limits, nvidia_driver, release
 from lit_guide.parts.doctor.trials import Attempt, Verdict, run_groups
@@ -149,6 +149,6 @@ def print_report(report: Mapping[str, Any]) -> None:
     print_table("Features", ("feature", "works", "seconds"), ([f["name"], f["state"], f"{f['seconds']:.1f}"] for f in tried))
     for feature in tried:
         if feature["reason"]:
-            print(f"{feature['name']}: {feature['state']}: {feature['reason']}")
+            say(f"{feature['name']}: {feature['state']}: {feature['reason']}")
         if feature["mend"]:
-            print(f"  try: {feature['mend']}")
+            say(f"  try: {feature['mend']}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source, to_float
-from lit_guide.engine.errors import ConfigError, UserError
+from lit_guide.engine.errors import ConfigError, UserError, printable
 from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.dataset import Listing
 from lit_guide.engine.photos.decode import deep, opened, read_bytes
@@ -89,7 +89,7 @@ def print_report(report: Report) -> None:
         totals = [Column(name, f"{sum(counts):,}", justify="right") for name, counts in report.splits.items()]
         table = Table(Column("class", "all", overflow="fold"), *totals, title="Images", title_justify="left", show_footer=True)
         for k, name in enumerate(report.class_names[:CLASSES_SHOWN]):
-            table.add_row(_printable(name), *(f"{counts[k]:,}" for counts in report.splits.values()))
+            table.add_row(printable(name, encoding=console.encoding), *(f"{counts[k]:,}" for counts in report.splits.values()))
         if len(report.class_names) > CLASSES_SHOWN:
             table.add_row(f"... {len(report.class_names) - CLASSES_SHOWN} more classes")
         console.print(table)
@@ -99,14 +99,11 @@ def print_report(report: Report) -> None:
         table = Table(*columns, title="Findings", title_justify="left", show_lines=True)
         for finding in report.findings:
             mark = Text("wrong", "red") if finding.wrong else Text("look", "yellow")
-            shown = "\n".join(item if len(item) <= LONGEST else f"{item[:LONGEST]} ..." for item in finding.items[:ITEMS_SHOWN])
-            table.add_row(mark, finding.what, f"{len(finding.items):,}" if finding.items else "", _printable(shown))
+            items = [printable(item, encoding=console.encoding) for item in finding.items[:ITEMS_SHOWN]]
+            such_as = "\n".join(item if len(item) <= LONGEST else f"{item[:LONGEST]} ..." for item in items)
+            what = printable(finding.what, keep="\n", encoding=console.encoding)
+            table.add_row(mark, what, f"{len(finding.items):,}" if finding.items else "", such_as)
         console.print(table)
-
-
-def _printable(text: str) -> str:
-    """A file's name need not be UTF-8."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _check(data: ImageDataModule, near_bits: int) -> Report:

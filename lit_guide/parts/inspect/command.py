@@ -8,7 +8,7 @@ from typing import Literal
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_guide.engine.config.cli import ClassifierCLI
-from lit_guide.engine.errors import ConfigError, UserError, did_you_mean
+from lit_guide.engine.errors import ConfigError, UserError, did_you_mean, printable, say
 from lit_guide.engine.photos.dataset import shown
 from lit_guide.engine.run import runs
 from lit_guide.fit import flags
@@ -75,29 +75,29 @@ def _check(cli: DataCLI) -> None:
         what = "--fix moves the files of a folder, and these data are no folder"
         raise ConfigError(f"{what}: mend them, or leave bad files out of the list.")
     if root is not None and config.fix == "undo":
-        print("Put back where they were:\n" + "\n".join(f"  {path}" for path in put_back(root)))
+        say("Put back where they were:\n" + "\n".join(f"  {printable(str(path))}" for path in put_back(root)))
         return
     output = _output(cli)
     report = check(source, config.near_bits)
-    print_report(report)
     runs.write_atomic(output / "data_check.json", json.dumps(report.as_dict(), indent=1) + "\n")
+    print_report(report)
     wrong, images = report.wrong, report.images
     if root is not None and report.bad_files:
         moved, left = quarantine(root, report.bad_files)
-        print(f"Moved {len(moved)} of {images:,} files to {folder_of(root)}; the same command with --fix undo moves them back.")
+        say(f"Moved {len(moved)} of {images:,} files to {folder_of(root)}; the same command with --fix undo moves them back.")
         if left:
-            print("Left where they are, by way of a link:\n" + shown([str(path) for path in left]))
+            say("Left where they are, by way of a link:\n" + shown([str(path) for path in left]))
         images -= len(moved)
         if len(moved) == len(report.bad_files):
             wrong = [finding for finding in wrong if finding.kind != "unreadable"]
-    print(f"All findings are in {output / 'data_check.json'}")
+    say(f"All findings are in {output / 'data_check.json'}")
     if wrong:
         listed = "\n".join(f"  {f.what}" + (f" ({len(f.items):,})" if f.items else "") for f in wrong)
         unreadable = "unreadable" in [finding.kind for finding in wrong]
         how = "\n--fix quarantine moves broken files away, --data.on_bad_image skip trains without them." if unreadable else ""
         raise UserError(f"Mend this before you train:\n{listed}{how}")
     looks = len(report.findings) - len(report.wrong)
-    print(f"{images:,} images: nothing must be mended{f'; {looks} things are worth a look' if looks else ''}.")
+    say(f"{images:,} images: nothing must be mended{f'; {looks} things are worth a look' if looks else ''}.")
 
 
 def _output(cli: DataCLI) -> Path:
@@ -114,7 +114,7 @@ def _show(cli: DataCLI) -> None:
     if cli.config.samples < 1:
         raise ConfigError(f"--samples is {cli.config.samples}; it must be 1 or more.")
     for path in show(cli.datamodule, _output(cli), cli.config.samples):
-        print(f"Drew {path}")
+        say(f"Drew {path}")
 
 
 ACTIONS = {"check": _check, "show": _show}

@@ -13,7 +13,7 @@ def folder_of(root: Path) -> Path:
     Raises:
         UserError: that is a link, so they would go elsewhere.
     """
-    root = root.expanduser().absolute()
+    root = root.absolute()
     folder = root.with_name(f"{root.name}-quarantine")
     if folder.is_symlink():
         raise UserError(f"{folder} is a link: move it away. Files go to a folder of that name.")
@@ -28,8 +28,8 @@ def quarantine(root: Path, files: Iterable[str | Path]) -> tuple[list[Path], lis
     Raises:
         UserError: a file can't be moved.
     """
-    root, folder = root.expanduser().absolute(), folder_of(root)
-    sources = [Path(file).expanduser().absolute() for file in files]
+    root, folder = root.absolute(), folder_of(root)
+    sources = [Path(file).absolute() for file in files]
     moves = [(source, folder / (source.relative_to(root) if source.is_relative_to(root) else source.name)) for source in sources]
     return move(moves, folder, (root, folder))
 
@@ -42,7 +42,7 @@ def put_back(root: Path) -> list[Path]:
         UserError: the list was changed, another file has taken a place, or a file can't be moved.
     """
     folder = folder_of(root)
-    back = undo(folder, (root.expanduser().absolute(), folder))
+    back = undo(folder, (root.absolute(), folder))
     for inside in (*sorted(folder.rglob("*"), reverse=True), folder):
         if inside.is_dir() and not inside.is_symlink() and not any(inside.iterdir()):
             inside.rmdir()

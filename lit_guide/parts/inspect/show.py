@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import to_float
+from lit_guide.engine.errors import printable
 from lit_guide.engine.photos.crops import resize_shorter
 
 COLUMNS = 6
@@ -55,7 +56,7 @@ def contact_sheet(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
         if at < len(images):
             pixels_HWC = to_float(images[at]).permute(1, 2, 0).clamp(0, 1).cpu().numpy()
             axes.imshow(pixels_HWC[..., : 3 if len(images[at]) >= 3 else 1], cmap="gray", vmin=0, vmax=1)
-            axes.set_title(titles[at], fontsize=8, parse_math=False)
+            axes.set_title(printable(titles[at], keep="\n"), fontsize=8, parse_math=False)
     return figure
 
 
@@ -71,7 +72,7 @@ def class_chart(class_names: Sequence[str], counts: dict[str, Sequence[int]]) ->
     for number, (split, count_K) in enumerate(counts.items()):
         bars = axes.barh(np.arange(len(order)) + number * height, np.asarray(count_K)[order], height, label=split)
         axes.bar_label(bars, fontsize=6, padding=2)
-    axes.set_yticks(np.arange(len(order)) + 0.4 - height / 2, [class_names[k] for k in order], parse_math=False)
+    axes.set_yticks(np.arange(len(order)) + 0.4 - height / 2, [printable(class_names[k]) for k in order], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("images")
     axes.set_title(f"Images of each class ({left_out} in the middle left out)" if left_out else "Images of each class")

@@ -14,7 +14,7 @@ from lit_guide.engine.config.named import check_named
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.run.checkpoint import read_checkpoint
 from lit_guide.engine.run.runs import write_atomic
-from lit_guide.engine.run.weights import write_weights
+from lit_guide.export.weights import write_weights
 from tests.conftest import Run
 
 WRITES = "lit_guide.engine.run.runs.write_atomic"

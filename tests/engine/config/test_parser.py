@@ -1,5 +1,6 @@
 """What can be configured, and what a wrong configuration says. The commands run in this process, up to the error."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -283,3 +284,115 @@ def test_a_usual_model_that_takes_no_optimizer_has_help_and_trains(run: Run, mon
     assert run("fit", "--help").code == 0
     outcome = run("fit", "--data", "DigitsData", "--trainer.fast_dev_run", "true", "--accelerator", "cpu")
     assert outcome.code == 0, outcome.err
+
+
+# --- F48: what a named class lacks
+
+OWN_CALLBACKS = """
+from lightning.pytorch import Callback
+
+
+class Wants(Callback):
+    def __init__(self, first: int, second: str, third: float = 1.0) -> None:
+        if first < 0:
+            raise KeyError("first")
+        self.first = first
+        import no_such_package_of_ours
+"""
+
+
+@pytest.fixture
+def own_callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The path of a module of one's own."""
+    import lit_guide
+
+    (tmp_path / "wants_of_ours.py").write_text(OWN_CALLBACKS)
+    monkeypatch.setattr(lit_guide, "__path__", [*lit_guide.__path__, str(tmp_path)])
+    return "lit_guide.wants_of_ours"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        # a package is not there
+        (["--trainer.plugins", "BitsandbytesPrecision", "--trainer.plugins.mode", "nf4"], "`pip install -U 'bitsandbytes'`"),
+        # an argument is missing
+        (["--trainer.callbacks", "EarlyStopping"], "trainer.callbacks lacks monitor: add --trainer.callbacks.monitor VALUE."),
+        (["--trainer.callbacks+=EarlyStopping"], "trainer.callbacks lacks monitor: add --trainer.callbacks.monitor VALUE."),
+        (["--trainer.logger", "TensorBoardLogger"], "trainer.logger lacks save_dir: add --trainer.logger.save_dir VALUE."),
+        (["--model.scheduler", "CosineAnnealingLR"], "model.scheduler lacks T_max: add --model.scheduler.T_max VALUE."),
+        (["--data", "ArraysData"], "data lacks path: add --data.path VALUE."),
+        # a name that two classes have
+        (
+            ["--model.scheduler", "ReduceLROnPlateau"],
+            "give the path, torch.optim.lr_scheduler.ReduceLROnPlateau.",
+        ),
+        (["--model.scheduler", "ReduceLROnPlateau", "--model.scheduler.patience", "2"], "several classes have this name"),
+        # an argument is misspelt
+        (["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitr", "x"], "Did you mean trainer.callbacks.monitor?"),
+        (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.patence", "3"], "Did you mean trainer.callbacks.patience?"),
+        (["--trainer.profiler", "SimpleProfiler", "--trainer.profiler.filenme", "x"], "Did you mean trainer.profiler.filename?"),
+        (["--model.optimizer", "SGD", "--model.optimizer.momentun", "1"], "Did you mean model.optimizer.momentum?"),
+        (["--model.scheduler", "StepLR", "--model.scheduler.step_siz", "1"], "Did you mean model.scheduler.step_size?"),
+        (["--model.loss", "NLLLoss", "--model.loss.weigt", "1"], "Did you mean model.loss.weight?"),
+    ],
+)
+def test_f48_what_a_class_lacks_is_said_in_a_line(run: Run, args: list[str], words: str) -> None:
+    outcome = run("fit", *DIGITS, "--accelerator", "cpu", *args)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "package"),
+    [("TensorBoardLogger", ["--trainer.logger.save_dir", "tb"], "tensorboard"), ("WandbLogger", [], "wandb"),
+     ("MLFlowLogger", [], "mlflow"), ("CometLogger", [], "comet_ml")],
+)  # fmt: skip
+def test_f48_a_logger_whose_package_is_not_there_says_what_to_install(run: Run, name: str, args: list[str], package: str) -> None:
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    outcome = run("fit", *DIGITS, "--accelerator", "cpu", "--trainer.logger", name, *args)
+    assert outcome.code == 2
+    assert f"lightning.pytorch.loggers.{name} can't be made: " in outcome.err
+    assert "pip install" in outcome.err
+    assert package.partition("_")[0] in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("{}", "trainer.callbacks lacks first, second: add --trainer.callbacks.first VALUE --trainer.callbacks.second VALUE."),
+        ("{first: 1, second: a, thrid: 2}", "'trainer.callbacks.thrid'. Did you mean trainer.callbacks.third?"),
+        ("{first: 1, second: a}", "Wants can't be made: No module named 'no_such_package_of_ours'."),
+        ("{first: -1, second: a}", "Wants can't be made: 'first'."),
+    ],
+)
+def test_f48_a_class_of_ones_own_in_a_list_of_a_file_is_told_likewise(
+    run: Run, own_callbacks: str, given: str, words: str
+) -> None:
+    Path("own.yaml").write_text(f"trainer: {{callbacks: [{{class_path: {own_callbacks}.Wants, init_args: {given}}}]}}")
+    outcome = run("fit", *DIGITS, "--accelerator", "cpu", "--config", "own.yaml")
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "given class_path 'evil.Evil':\n Option 'a.b.c' is not accepted",
+        "Got value: Namespace(class_path='evil.Evil', init_args Option 'x' is not accepted",
+    ],
+)
+def test_f48_no_text_of_a_value_is_imported_for_a_suggestion(run: Run, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    Path("evil.py").write_text("open('pwned', 'w')\nclass Evil: pass\n")
+    monkeypatch.syspath_prepend(".")
+    Path("wrong.yaml").write_text(
+        yaml.safe_dump({"trainer": {"callbacks": [text], "profiler": {"class_path": "SimpleProfiler", "init_args": {"x": text}}}})
+    )
+    assert run("fit", *DIGITS, "--config", "wrong.yaml").code == 2
+    assert not Path("pwned").exists()

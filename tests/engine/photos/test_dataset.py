@@ -33,7 +33,7 @@ def as_it_is(batch):
 
 
 def bytes_of(names):
-    return sum(len(os.fsencode(name)) for name in names)
+    return sum(len(name.encode("utf-8", "surrogatepass")) for name in names)
 
 
 # --- Paths

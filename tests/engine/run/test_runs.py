@@ -451,6 +451,38 @@ def test_latest_looks_at_the_checkpoint_that_is_asked_for():
     assert find_run("latest", runs.LAST) == last.absolute()
 
 
+def test_f49_latest_looks_on_other_disks_by_way_of_links(tmp_path):
+    run_at(Path("runs/here/1"), age=300)
+    disk = tmp_path / "disk"
+    newest = run_at(disk / "deep/2", age=100)
+    Path("runs/linked").symlink_to(disk / "deep")
+    assert find_run("latest") == Path("runs/linked/2").absolute()
+    assert find_run("latest").samefile(newest)
+    # A link in what a link leads to, to one run alone; and the folder of all runs may be one.
+    alone = run_at(tmp_path / "another/3", age=50)
+    (disk / "deep/3").symlink_to(alone)
+    assert find_run("latest").samefile(alone)
+    Path("runs").rename(tmp_path / "moved")
+    Path("runs").symlink_to(tmp_path / "moved")
+    assert find_run("latest").samefile(alone)
+
+
+def test_f49_links_that_go_round_or_nowhere_end(tmp_path):
+    newest = run_at(Path("runs/a/1"), age=100)
+    for at in range(4):  # each way through them would be another path
+        Path(f"runs/a/up{at}").symlink_to(Path("runs").absolute())
+    Path("runs/gone").symlink_to(tmp_path / "nowhere")
+    assert find_run("latest").samefile(newest)
+
+
+def test_f49_a_run_may_be_in_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = run_at(tmp_path / "work/run", age=0)
+    assert find_run("~/work/run") == path
+    odd = run_at(Path("~nobody.has this name"), age=0)  # a directory like any other
+    assert find_run(str(odd)) == odd.absolute()
+
+
 def test_a_run_is_found_by_its_directory():
     path = run_at(Path("elsewhere/run"), age=0)
     assert find_run("elsewhere/run") == path.absolute()

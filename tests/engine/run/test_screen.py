@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_guide.engine.run.screen import print_closing, print_exports, print_metrics
+from lit_guide.engine.run.screen import print_metrics
+from lit_guide.export.closing import print_closing, print_exports
+
+
+def trained_at(run_dir):
+    """A run directory with a best checkpoint."""
+    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "checkpoints" / "best.ckpt").touch()
+    return run_dir
 
 
 def words_of(text):
@@ -48,9 +56,8 @@ def test_print_exports_shows_an_error_with_brackets_as_it_is(capsys, monkeypatch
 def test_print_closing_shows_test_figures_exports_and_the_next_commands(printed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = {"test": {"loss": 0.125, "accuracy": 0.9375, "confusion_matrix": [[1, 0], [0, 1]]}, "exports": [GOOD]}
-    run_dir = tmp_path / "runs" / "digits" / "1"
-    for folder in ("checkpoints", "export"):
-        (run_dir / folder).mkdir(parents=True)
+    run_dir = trained_at(tmp_path / "runs" / "digits" / "1")
+    (run_dir / "export").mkdir()
     for name in ("config.yaml", "metrics.csv", "results.json"):
         (run_dir / name).touch()
     print_closing(run_dir, results)
@@ -74,7 +81,7 @@ def test_print_closing_shows_test_figures_exports_and_the_next_commands(printed,
 def test_print_closing_names_a_run_elsewhere_by_its_whole_path(printed, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    print_closing(tmp_path / "there", {})
+    print_closing(trained_at(tmp_path / "there"), {})
     text = printed()
     assert f"lit-guide test --run {tmp_path / 'there'}" in text
     assert "Exports" not in text
@@ -82,7 +89,14 @@ def test_print_closing_names_a_run_elsewhere_by_its_whole_path(printed, tmp_path
 
 def test_print_closing_shows_a_path_with_brackets_as_it_is(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    print_closing(tmp_path / "[red]run[a]", {})
+    print_closing(trained_at(tmp_path / "[red]run[a]"), {})
     text = capsys.readouterr().out
     assert "Everything is in [red]run[a]: " in text
     assert "lit-guide test --run '[red]run[a]'" in text
+
+
+def test_f58_without_a_checkpoint_nothing_is_offered_next(printed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    print_closing(tmp_path / "run", {"test": {}})
+    assert printed() == "\nEverything is in run: checkpoints/\n"

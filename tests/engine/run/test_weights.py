@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.run.checkpoint import read_checkpoint
-from lit_guide.engine.run.weights import write_weights
+from lit_guide.export.weights import write_weights
 from lit_guide.model import load_classifier
 from tests.conftest import Run
 

@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder, ModelCheckpoint, OnExceptionCheckpoint
 
+from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.run.checkpoint import read_checkpoint
+from lit_guide.engine.train.checkpoints import BestCheckpoint, check_callbacks
 from lit_guide.engine.train.writer import CheckpointWriter
+from lit_guide.model import LitClassifier
 from tests import test_faults
+from tests.conftest import FAST, Run
 from tests.test_faults import (
     EPOCHS,
     LAST,
@@ -207,3 +214,105 @@ def test_all_processes_take_the_best_checkpoint_that_the_first_is_still_writing(
     assert done.returncode == 0, done.stderr
     best = str(tmp_path / "run/checkpoints/best.ckpt")
     assert [(tmp_path / f"scored_by_{rank}").read_text() for rank in (0, 1)] == [best, best]
+
+
+# --- F45: best and last are the run's own; F56: callbacks that look for settings
+
+
+class Odd(ModelCheckpoint):
+    FILE_EXTENSION = ""
+    CHECKPOINT_NAME_LAST = "latest"
+
+
+HERE = "run/checkpoints"
+
+
+def check(kind: type[Checkpoint], given: dict[str, Any], folder: Path) -> None:
+    given = {key: str(folder / value) if key == "dirpath" else value for key, value in given.items()}
+    trainer = Trainer(accelerator="cpu", callbacks=[BestCheckpoint(folder / "run"), kind(**given)], logger=False)
+    check_callbacks(trainer, folder / HERE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (ModelCheckpoint, {"filename": "best"}),
+        (ModelCheckpoint, {"filename": "Last", "every_n_epochs": 2}),
+        (ModelCheckpoint, {"save_last": True}),
+        (ModelCheckpoint, {"dirpath": HERE, "filename": "{epoch}", "save_last": "link"}),
+        (ModelCheckpoint, {"dirpath": "run", "filename": "checkpoints/best"}),
+        (ModelCheckpoint, {"dirpath": "run/export/../checkpoints", "filename": "best"}),
+        (Odd, {"filename": "last.ckpt"}),
+        (Odd, {"filename": "best.safetensors"}),
+        (OnExceptionCheckpoint, {"dirpath": HERE, "filename": "last"}),
+    ],
+)
+def test_f45_what_would_write_best_or_last_is_refused(kind: type[Checkpoint], given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{kind.__name__} would write best or last into checkpoints/") as refused:
+        check(kind, given, tmp_path)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (ModelCheckpoint, {}),
+        (ModelCheckpoint, {"filename": "best-{epoch}"}),
+        (ModelCheckpoint, {"dirpath": "elsewhere", "filename": "best", "save_last": True}),
+        (ModelCheckpoint, {"filename": "top", "save_last": False}),
+        (Odd, {"save_last": True}),
+        (OnExceptionCheckpoint, {"dirpath": HERE}),
+        (OnExceptionCheckpoint, {"dirpath": "run", "filename": "last"}),
+    ],
+)
+def test_f45_other_names_and_places_are_taken(kind: type[Checkpoint], given: dict[str, Any], tmp_path: Path) -> None:
+    check(kind, given, tmp_path)
+
+
+CALLBACK = "--trainer.callbacks"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["ModelCheckpoint", f"{CALLBACK}.save_last", "true"], "ModelCheckpoint would write best or last"),
+        (["ModelCheckpoint", f"{CALLBACK}.filename", "best"], "ModelCheckpoint would write best or last"),
+        (
+            ["OnExceptionCheckpoint", f"{CALLBACK}.dirpath", "r/checkpoints", f"{CALLBACK}.filename", "best"],
+            "OnExceptionCheckpoint",
+        ),
+        (["BatchSizeFinder"], "BatchSizeFinder changes what config.yaml states"),
+        (["LearningRateFinder"], "give --data.batch_size and the rate"),
+    ],
+)
+def test_f45_f56_fit_refuses_them_before_it_leaves_anything(run: Run, args: list[str], words: str) -> None:
+    outcome = run("fit", "--config", "configs/digits.yaml", *FAST, "--run_dir", "r", CALLBACK, *args)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize("brought", [ModelCheckpoint(save_last=True), LearningRateFinder()], ids=["last", "finder"])
+def test_f45_f56_a_model_brings_none_either(run: Run, monkeypatch: pytest.MonkeyPatch, brought: Callback) -> None:
+    monkeypatch.setattr(LitClassifier, "configure_callbacks", lambda self: [brought])
+    outcome = run("fit", "--config", "configs/digits.yaml", *FAST, "--run_dir", "r")
+    assert outcome.code == 2
+    assert type(brought).__name__ in outcome.err
+    assert not Path("r").exists()
+
+
+def test_f45_ones_own_checkpoints_stand_beside_best_and_last(run: Run) -> None:
+    own = (CALLBACK, "ModelCheckpoint", f"{CALLBACK}.filename", "top-{epoch}", f"{CALLBACK}.save_top_k", "-1")
+    outcome = run("fit", "--config", "configs/digits.yaml", *FAST, "--run_dir", "r", *own, *NO_EXPORT)
+    assert outcome.code == 0, outcome.err
+    found = {path.name for path in Path("r/checkpoints").iterdir()}
+    assert found == {"best.ckpt", "best.safetensors", "last.ckpt", "top-epoch=0.ckpt", "top-epoch=1.ckpt"}
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_f45_a_run_of_before_with_such_callbacks_is_scored(run: Run, own_run: Path, command: str) -> None:
+    config = yaml.safe_load((own_run / "config.yaml").read_text())
+    config["trainer"]["callbacks"] = [{"class_path": "ModelCheckpoint", "init_args": {"save_last": True}}]
+    (own_run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert run(command, "--run", own_run).code == 0

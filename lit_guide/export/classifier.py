@@ -3,7 +3,6 @@
 Shapes: B images a batch, C channels, H x W pixels, K classes.
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from lit_guide.engine.errors import UserError
+from lit_guide.engine.run.checkpoint import parameters_of
 
 
 class Classifier(Protocol):
@@ -59,12 +59,6 @@ def unkept(model: LightningModule) -> list[str]:
     """Parameters of a model's `__init__` that its checkpoints lack: required ones, and all where it keeps none."""
     takes = parameters_of(type(model))
     return [p.name for p in takes if p.name not in model.hparams and (p.default is p.empty or not model.hparams)]
-
-
-def parameters_of(model: type[LightningModule]) -> list[inspect.Parameter]:
-    """What the `__init__` of a class takes by name."""
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [parameter for parameter in inspect.signature(model).parameters.values() if parameter.kind in by_name]
 
 
 def require(model: LightningModule) -> None:
