@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, distributed
-from torch.utils.data import Dataset
 
 from lit_guide.engine.data.loaders import Split, evaluation_loader
 from lit_guide.engine.errors import ConfigError, UserError, say
 from lit_guide.engine.machine import expanded
-from lit_guide.engine.photos.crops import mode_of, read_image
 from lit_guide.engine.photos.dataset import shown
 from lit_guide.engine.photos.decode import UnreadableImageError, find_images
 from lit_guide.engine.photos.examine import examine
@@ -27,41 +25,11 @@ from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_table
 from lit_guide.export.classifier import fact, require
+from lit_guide.export.images import UNREADABLE, ImageFiles, read_image
 from lit_guide.fit import start
 from lit_guide.model import LitClassifier
 
 WORTH_WORKERS = 500  # files from which on loader processes pay
-UNKNOWN, UNREADABLE = -1, -2  # labels of a file to predict, and of one that could not be decoded
-
-
-class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
-    """Image files as a model takes them: (image_CHW float32 from 0 to 1, UNKNOWN); (zeros, UNREADABLE) for what is no image.
-
-    Args:
-        paths: the N files.
-        shape: (C, H, W) of the model.
-        crop: the share of the shorter side that is kept, as the model's data were cut; None: images are squeezed.
-        white_level: as `decode` takes it, and as the model's data took it.
-
-    Raises:
-        ConfigError: the model has a number of channels that no image file has.
-    """
-
-    def __init__(
-        self, paths: Sequence[Path], shape: Sequence[int], crop: float | None = None, white_level: int | None = None
-    ) -> None:
-        mode_of(shape)
-        self.paths, self.shape, self.crop, self.white_level = paths, tuple(shape), crop, white_level
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Sample `index`."""
-        try:
-            return read_image(self.paths[index], self.shape, self.crop, self.white_level), torch.tensor(UNKNOWN)
-        except UnreadableImageError:
-            return torch.zeros(self.shape), torch.tensor(UNREADABLE)
 
 
 class Probabilities(LightningModule):

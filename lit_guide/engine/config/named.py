@@ -21,7 +21,6 @@ from lit_guide.engine.errors import ConfigError
 PACKAGE = __name__.split(".")[0]
 # The kinds of classes that a configuration may name of torch, Lightning and the engine.
 KINDS = (*SUGGESTED, nn.Module, Profiler, Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision)
-TAKES_FUNCTIONS = (LambdaCallback,)
 
 
 def check_named(value: Any, key: str = "") -> None:
@@ -29,9 +28,7 @@ def check_named(value: Any, key: str = "") -> None:
 
     The parser has seen to it that a class is of the kind that its key takes, where the key is typed. Where it is not, such as in
     `model.network_args`, nothing is built, and what looks as if it were to be is refused.
-
-    Raises:
-        ConfigError: a function, a class of another kind, or a `class_path` where no class is taken.
+    All of these are refused by a ConfigError.
     """
     if isinstance(value, Namespace) and "class_path" in value:
         require_allowed(value.class_path, key)
@@ -62,7 +59,7 @@ def _check_class(found: Any, path: str, key: str) -> None:
     if owner.startswith(f"{PACKAGE}.engine."):
         fits = issubclass(found, KINDS) and "run_dir" not in inspect.signature(found).parameters  # `fit` gives it its own
     elif owner.startswith(("torch.", "lightning.")):
-        fits = issubclass(found, KINDS) and found not in TAKES_FUNCTIONS
+        fits = issubclass(found, KINDS) and found is not LambdaCallback
     else:  # it may be named by way of a module that imports it
         fits = True
         require_allowed(found.__module__, key)

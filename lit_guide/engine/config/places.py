@@ -34,15 +34,8 @@ def told(args: Sequence[str], typed: Sequence[str]) -> set[str]:
 def check_places(config: Namespace, said: Collection[str], training: bool) -> None:
     """Refuse what a run would write elsewhere, whom it would ask, and what it would download, where nobody typed it.
 
-    What only helps is left out instead: a folder for a cache, and leave to download a set.
-
-    Args:
-        config: a parsed configuration.
-        said: what `told` gave.
-        training: whether a run is trained from its beginning.
-
-    Raises:
-        ConfigError: with what to type.
+    What only helps is left out instead: a folder for a cache, and leave to download a set. `said` is what `told` gave, `training`
+    whether a run is trained from its beginning. Raises a ConfigError that says what to type.
     """
     for key, name, value in texts(config.trainer, "trainer"):
         if name != "default_root_dir" and value not in said and (IS_PLACE.search(name) or LEADS_OUT.search(value)):
@@ -86,14 +79,9 @@ def with_home(value: Any) -> Any:
 
 
 def refuse_other_runs(writers: Iterable[Any], own: Path) -> None:
-    """Refuse loggers, callbacks and profilers that would write into another run's directory, or over a table of figures.
+    """Refuse loggers, callbacks and profilers that would write into another run than `own`, or over figures, by a ConfigError.
 
-    Args:
-        writers: they say where by `log_dir`, `save_dir` or `dirpath`, if anywhere.
-        own: this run's directory.
-
-    Raises:
-        ConfigError: with the place.
+    They say where by `log_dir`, `save_dir` or `dirpath`, if anywhere.
     """
     for writer in writers:
         places = (getattr(writer, name, None) for name in ("log_dir", "save_dir", "dirpath"))

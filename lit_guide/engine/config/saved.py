@@ -18,13 +18,8 @@ BY_NAME: dict[str, type] = {"optimizer": Optimizer, "scheduler": LRScheduler, "l
 def classes_of(hyper_parameters: Mapping[str, Any], keys: Mapping[str, type], path: str) -> dict[str, dict[str, Any]]:
     """The classes that a checkpoint names, as defaults of a parser, which completes them.
 
-    Args:
-        hyper_parameters: plain values.
-        keys: those of `BY_NAME` that count.
-        path: the checkpoint's file, for the message.
-
-    Raises:
-        UserError: an argument is text that a parser could take for a path, or for more than a value.
+    `keys` are those of `BY_NAME` that count. An argument that is text which a parser could take for a path, or for more than a
+    value, is a UserError that names `path`, the checkpoint's file.
     """
     found = {}
     for key, base in keys.items():

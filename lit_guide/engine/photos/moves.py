@@ -21,9 +21,7 @@ def move(moves: Iterable[tuple[Path, Path]], folder: Path, inside: Sequence[Path
 
     Returns:
         Where those that were moved are now; those that were left: links, and what lies, by way of a link, in no such folder.
-
-    Raises:
-        UserError: a file can't be moved; the message says how many were.
+        A UserError where a file can't be moved.
     """
     done: list[Path] = []
     left: list[Path] = []
@@ -53,8 +51,7 @@ def undo(folder: Path, inside: Sequence[Path]) -> list[Path]:
 
     Raises:
         ConfigError: there is no list in `folder`.
-        UserError: the list names a place in none of the folders, and then nothing is moved; another file has taken a place; or a
-            file can't be moved: it stays on the list.
+        UserError: the list leads out of `inside`, and nothing is moved; another file has taken a place; or a file can't be moved.
     """
     listed = folder / UNDO
     if not listed.is_file():
