@@ -90,6 +90,7 @@ SAVED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
 @pytest.mark.parametrize("kind", SAVED)
 def test_f31_values_of_a_checkpoint_are_never_parsed(run: Run, trained: Path, kind: str, suffix: str) -> None:

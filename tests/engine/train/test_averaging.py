@@ -53,6 +53,7 @@ def figures(run_dir: str, section: str) -> dict[str, Any]:
     return dict(json.loads(Path(run_dir, "results.json").read_text())[section])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*SWA is currently only supported every epoch")
 @pytest.mark.parametrize("network", [[], BATCH_NORM_FREE], ids=["BatchNorm", "none"])
 @pytest.mark.parametrize("average", AVERAGES)
@@ -76,6 +77,7 @@ def test_f41_one_set_of_weights_is_tested_saved_shared_and_exported(run: Run, av
     assert sum(row["class"] == row["label"] for row in rows) / len(rows) == pytest.approx(fitted["test"]["accuracy"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_f41_the_mean_of_the_last_epochs_is_the_best_model(run: Run) -> None:
     """By hand: without BatchNorm its weights are the mean of those at the start of epochs 2 and 3, and of no checkpoint."""
     weights = [
@@ -123,3 +125,13 @@ def test_f41_class_weights_count_in_the_averaged_model_from_the_start(run: Run) 
 def test_f43_a_configuration_with_a_device_is_read_back(run: Run) -> None:
     done(run("fit", *FIT, "--run_dir=a", *AVERAGES["stochastic"], "--trainer.max_epochs=1"))
     done(run("fit", "--run=a", "--trainer.max_epochs=2"))
+
+
+def test_f41_fit_test_and_the_shared_file_agree(run: Run) -> None:
+    done(run("fit", *FIT, "--run_dir=a", *AVERAGES["exponential"], "--export.onnx.enabled=false"))
+    fitted = figures("a", "test")
+    done(run("test", "--run=a"))
+    assert figures("a", "test") == fitted
+    saved = read_checkpoint("a/checkpoints/best.ckpt")
+    assert equal(load_file("a/checkpoints/best.safetensors"), saved["state_dict"])
+    assert not equal(saved["current_model_state"], saved["state_dict"])

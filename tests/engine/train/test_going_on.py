@@ -39,6 +39,7 @@ def rows_of(watch: Watch, start: int = 0) -> list[int]:
     return [round(255 * float(image_CHW.max())) for _, image_BCHW, _ in watch.batches[start:] for image_CHW in image_BCHW]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [[], COSINE, ONE_CYCLE], ids=["none", "WarmupCosine", "OneCycleLR"])
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(5, 1), (20, 1), (4, 1), (8, 1), (5, 2), (10, 2)])
 @pytest.mark.parametrize("place", [STEPS + 2, 2 * STEPS])
@@ -122,3 +123,11 @@ def test_what_was_saved_before_there_were_places_goes_on(fit: Fit, watch: Watch)
     torch.save(content, Path("run/checkpoints/last.ckpt"))
     assert fit("--run=run", "--trainer.max_epochs=3").code == 0
     assert Counter(rows_of(watch)) == Counter(dict.fromkeys(range(TRAIN), 3))
+
+
+def test_f42_a_run_in_mid_epoch_goes_on_with_smaller_batches(fit: Fit, watch: Watch, rates: list[float]) -> None:
+    watch.before[STEPS + 2] = terminate
+    assert fit("--run_dir=run", *COSINE).code == 143
+    assert fit("--run=run", "--data.batch_size=5").code == 0
+    assert Counter(rows_of(watch)) == Counter(dict.fromkeys(range(TRAIN), EPOCHS))
+    assert rates[-1] < 0.15 * max(rates)
