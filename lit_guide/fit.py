@@ -139,6 +139,7 @@ def finish(cli: Started, began: float) -> None:
         elif to_load is not None:
             model.load_state_dict(read_checkpoint(best)["state_dict"])
         shared = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "crop": crop}
+        shared["white_level"] = getattr(cli.datamodule, "white_level", None)
         write_weights(shared, run_dir / runs.WEIGHTS)
         for name in formats():
             export = cli.built[f"export.{name}"]

@@ -13,50 +13,23 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, distributed
-from torch.utils.data import Dataset
 
 from lit_guide.engine.data.loaders import Split, evaluation_loader
-from lit_guide.engine.errors import ConfigError, UserError, printable, say
+from lit_guide.engine.errors import ConfigError, UserError, say
 from lit_guide.engine.machine import expanded
-from lit_guide.engine.photos.crops import mode_of, read_image
+from lit_guide.engine.photos.dataset import shown
 from lit_guide.engine.photos.decode import UnreadableImageError, find_images
+from lit_guide.engine.photos.examine import examine
 from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_table
 from lit_guide.export.classifier import fact, require
+from lit_guide.export.images import UNREADABLE, ImageFiles, read_image
 from lit_guide.fit import start
 from lit_guide.model import LitClassifier
 
 WORTH_WORKERS = 500  # files from which on loader processes pay
-UNKNOWN, UNREADABLE = -1, -2  # labels of a file to predict, and of one that could not be decoded
-
-
-class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
-    """Image files as a model takes them: (image_CHW float32 from 0 to 1, UNKNOWN); (zeros, UNREADABLE) for what is no image.
-
-    Args:
-        paths: the N files.
-        shape: (C, H, W) of the model.
-        crop: the share of the shorter side that is kept, as the model's data were cut; None: images are squeezed.
-
-    Raises:
-        ConfigError: the model has a number of channels that no image file has.
-    """
-
-    def __init__(self, paths: Sequence[Path], shape: Sequence[int], crop: float | None = None) -> None:
-        mode_of(shape)
-        self.paths, self.shape, self.crop = paths, tuple(shape), crop
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Sample `index`."""
-        try:
-            return read_image(self.paths[index], self.shape, self.crop), torch.tensor(UNKNOWN)
-        except UnreadableImageError:
-            return torch.zeros(self.shape), torch.tensor(UNREADABLE)
 
 
 class Probabilities(LightningModule):
@@ -90,7 +63,8 @@ class Predictor:
         self.model, checkpoint = load_model(file, model or model_of(runs.run_of_checkpoint(file), LitClassifier))
         require(self.model)
         self.class_names: list[str] = list(fact(self.model, "class_names"))
-        self.input_shape, self.crop = tuple(fact(self.model, "input_shape")), checkpoint["crop"]
+        self.input_shape = tuple(fact(self.model, "input_shape"))
+        self.crop, self.white_level = checkpoint["crop"], checkpoint["white_level"]
 
     def __call__(self, path: str | Path) -> dict[str, float]:
         """Class name -> probability for one image file, the likeliest first.
@@ -99,7 +73,7 @@ class Predictor:
             UserError: the file can't be read; the message says why.
         """
         try:
-            image_CHW = read_image(path, self.input_shape, self.crop)
+            image_CHW = read_image(path, self.input_shape, self.crop, self.white_level)
         except UnreadableImageError as error:
             raise UserError(f"{path}: {error}") from None
         with torch.inference_mode():
@@ -119,7 +93,7 @@ def predict(args: list[str]) -> None:
             raise ConfigError("--images: " + "; ".join(f"{path}: {reason}" for path, reason in bad.items()))
         predictor = Predictor(str(cli.ckpt_path), cli.model_type)
         model, classes, names = predictor.model, predictor.class_names, [str(path) for path in files]
-        samples = Split(ImageFiles(files, predictor.input_shape, predictor.crop), torch.arange(len(files)))
+        samples = Split(ImageFiles(files, predictor.input_shape, predictor.crop, predictor.white_level), torch.arange(len(files)))
         batch_size = (cli.config.get("data.init_args") or {}).get("batch_size", 64)
         workers = most_workers() if len(files) > WORTH_WORKERS else 0
         given["dataloaders"] = evaluation_loader(samples, batch_size, cli.trainer, workers)
@@ -139,7 +113,7 @@ def predict(args: list[str]) -> None:
     for at, (probability_K, label) in enumerate(zip(probability_NK, label_N.tolist(), strict=True)):
         name = names[at] if names else f"row {at}"
         if label == UNREADABLE:
-            bad[name] = "not a readable image"
+            bad[name] = examine(Path(), [name], white_level=predictor.white_level).bad.get(0, "it was being written: try again")
             continue
         best = probability_K.topk(min(3, len(classes)))
         top = [
@@ -149,7 +123,7 @@ def predict(args: list[str]) -> None:
     write_predictions(cli.run_dir, rows)
     print_predictions(cli.run_dir, rows)
     if bad:
-        listed = "\n".join(f"  {printable(path)}: {reason}" for path, reason in bad.items())
+        listed = shown([f"{path}: {reason}" for path, reason in bad.items()])
         raise UserError(f"{len(rows)} images were predicted, {len(bad)} were not:\n{listed}")
 
 
@@ -190,11 +164,11 @@ def write_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_predictions(run_dir: Path, rows: Sequence[Mapping[str, Any]], most: int = 20) -> None:
     """Print the first rows as a table, and where all of them are."""
-    shown = []
+    first = []
     for row in rows[:most]:
         top = ", ".join(f"{one['class']} {one['probability']:.3f}" for one in row["top"])
-        shown.append((row["file"], row["class"], f"{row['probability']:.3f}", top))
-    print_table("Predictions", ("file", "class", "probability", "top 3"), shown)
+        first.append((row["file"], row["class"], f"{row['probability']:.3f}", top))
+    print_table("Predictions", ("file", "class", "probability", "top 3"), first)
     say(
         f"... and {len(rows) - most} more.\n" * (len(rows) > most)
         + f"All are in {run_dir / 'predictions.csv'} and predictions.json"

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
 
+from lit_guide import FolderData
 from lit_guide.engine.data.source import to_float
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos import decode as decode_module
 from lit_guide.engine.photos.crops import EvalTransform
-from lit_guide.engine.photos.decode import decode
-from lit_guide.predict import UNKNOWN, UNREADABLE, ImageFiles, Predictor, gathered
+from lit_guide.engine.photos.decode import decode, find_images
+from lit_guide.export.images import UNKNOWN, UNREADABLE, ImageFiles
+from lit_guide.predict import Predictor, gathered
 
 
 @pytest.fixture(name="rgb_HWC")
@@ -96,7 +100,6 @@ def test_channels_that_no_image_file_has_are_refused():
 def album_of(tmp_path, rgb_HWC):
     folder = tmp_path / "album"
     (folder / "none").mkdir(parents=True)
-    (folder / "none" / "notes.txt").write_text("no image")
     return saved(folder, Image.fromarray(rgb_HWC), "z.png").parent
 
 
@@ -105,6 +108,84 @@ def test_nothing_to_predict_is_an_error_of_the_command_with_every_reason(run, tr
     outcome = run("predict", "--run", trained, "--run_dir", "out", "--images", album / "gone.png", album / "none")
     assert outcome.code == 2
     assert f"--images: {album / 'gone.png'}: no such file or folder; {album / 'none'}: no image" in outcome.err
+
+
+@pytest.fixture
+def mixed(tmp_path, rgb_HWC):
+    """A folder as phones, network drives and people leave them."""
+    folder = tmp_path / "mixed"
+    good = Image.fromarray(rgb_HWC)
+    for name in ("b.png", "deep/c.JPG", "deep/@eaDir/c.JPG/SYNOPHOTO_THUMB_M.jpg", ".hidden/x.png", "__MACOSX/y.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        saved(folder, good, name)
+    saved(folder, good, "a", format="PNG")  # without an ending
+    saved(folder, good, "wrong.txt", format="BMP")
+    saved(folder, good, "._b.png")
+    saved(tmp_path, good, "elsewhere.png")
+    (folder / "Thumbs.db").write_bytes(b"system")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(90))
+    (folder / "deep/notes.md").write_text("taken in the garden, before noon")
+    (folder / "cut.png").write_bytes((folder / "b.png").read_bytes()[:60])
+    (folder / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    (folder / "broken link.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "other").mkdir()
+    saved(tmp_path / "other", good, "d.png")
+    (folder / "linked folder").symlink_to(tmp_path / "other")
+    (folder / "deep/round").symlink_to(folder)
+    return folder
+
+
+GOOD = ["a", "b.png", "link.png", "wrong.txt", "deep/c.JPG", "linked folder/d.png"]
+BAD = {
+    "phone.heic": "HEIC, which is not read here: save it as JPEG",
+    "deep/notes.md": "not an image, but text",
+    "cut.png": "broken: ",
+    "broken link.png": "no such file or directory",
+}
+
+
+def test_f47_a_folder_gives_what_fit_would_take_and_names_the_rest_with_the_reason(run, trained, mixed):
+    outcome = run("predict", "--run", trained, "--run_dir", "out", "--images", mixed)
+    assert outcome.code == 1
+    rows = json.loads(Path("out/predictions.json").read_text())
+    assert [row["file"] for row in rows] == [str(mixed / name) for name in GOOD]
+    assert f"{len(GOOD)} images were predicted, {len(BAD)} were not:\n" in outcome.err
+    for name, reason in BAD.items():
+        assert f"  {mixed / name}: {reason}" in outcome.err
+    for name in ("eaDir", ".hidden", "MACOSX", "._b", "Thumbs", "round"):
+        assert name not in outcome.err
+
+
+def test_f47_fit_takes_the_same_files(tmp_path, mixed):
+    data = FolderData(str(tmp_path / "set"))
+    (tmp_path / "set").mkdir()
+    for name in ("cat", "dog"):
+        shutil.copytree(mixed, tmp_path / "set" / name, symlinks=True)
+    files, missing = find_images([str(tmp_path / "set" / name) for name in ("cat", "dog")])
+    assert [str(tmp_path / "set" / name) for name in data.listing.paths] == [str(path) for path in files]
+    assert not missing
+
+
+def test_f47_loader_processes_give_the_same_reasons(run, trained, mixed, monkeypatch):
+    alone = run("predict", "--run", trained, "--run_dir", "alone", "--images", mixed)
+    monkeypatch.setattr("lit_guide.predict.WORTH_WORKERS", 1)
+    assert run("predict", "--run", trained, "--run_dir", "workers", "--images", mixed).err == alone.err
+    assert Path("alone/predictions.csv").read_text() == Path("workers/predictions.csv").read_text()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_f47_a_pipe_is_named_and_not_waited_for(run, trained, mixed):
+    os.mkfifo(mixed / "pipe")
+    for given in (mixed, mixed / "pipe"):
+        outcome = run("predict", "--run", trained, "--run_dir", "out", "--images", given)
+        assert (outcome.code, f"{mixed / 'pipe'}: not a file" in outcome.err) == (1, True)
+
+
+def test_f47_a_hidden_file_or_folder_that_is_named_is_read(run, trained, mixed):
+    outcome = run("predict", "--run", trained, "--run_dir", "out", "--images", mixed / "._b.png", mixed / ".hidden")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(Path("out/predictions.json").read_text())
+    assert [row["file"] for row in rows] == [str(mixed / "._b.png"), str(mixed / ".hidden/x.png")]
 
 
 def test_what_is_missing_is_told_beside_what_is_there(run, trained, tmp_path, rgb_HWC):

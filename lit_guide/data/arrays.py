@@ -13,6 +13,9 @@ from lit_guide.engine.data.source import SPLITS, named_split
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.machine import expanded
 
+NUMPYS = "Object arrays cannot be loaded when allow_pickle=False"
+OURS = "labels or images are Python objects: None for a label that is missing, or text among numbers; drop these rows"
+
 
 class ArraysData(DataModule):
     """Your own `.npz`: `images`, `labels`, and optionally `class_names` and `split`; or the same as `.npy` files in a folder.
@@ -72,7 +75,8 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError, zlib.error) as error:
-        raise UserError(f"{path} is not a readable .npz of plain arrays ({error}). Write it with numpy.savez.") from None
+        reason = str(error).replace(NUMPYS, OURS)
+        raise UserError(f"{path} is not a readable .npz of plain arrays ({reason}). Write it with numpy.savez.") from None
     _check_columns(arrays, path)
     return arrays
 
@@ -91,7 +95,8 @@ def read_npy_folder(folder: Path) -> dict[str, NDArray[Any]]:
         try:
             arrays[name] = np.load(path, allow_pickle=False, mmap_mode="r" if name == "images" else None)
         except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{path} is not a readable .npy of a plain array ({error}). Write it with numpy.save.") from None
+            reason = str(error).replace(NUMPYS, OURS)
+            raise UserError(f"{path} is not a readable .npy of a plain array ({reason}). Write it with numpy.save.") from None
     _check_columns(arrays, str(folder))
     return arrays
 
@@ -141,7 +146,7 @@ def _check_images(images: NDArray[Any], path: str) -> None:
     if images.dtype == np.uint8:
         return
     if images.dtype.kind != "f":
-        raise UserError(f"{path}: images are {images.dtype}. Store them as uint8, or as floats from 0 to 1.")
+        raise UserError(f"{path}: images are {images.dtype}. Store them as uint8, or as floats from 0 to 1: images / 4095.")
     # By parts: a mapped array need not fit into memory.
     low_N, high_N = np.empty(len(images)), np.empty(len(images))
     for start in range(0, len(images), 1024):

@@ -15,6 +15,7 @@ from lit_guide.engine.photos.dataset import Listing, Paths, shown
 from lit_guide.engine.photos.module import PhotoData
 
 Columns = dict[str, list[str]]
+NOTHING = ("", "nan", "<na>")  # no label, as programs write it; other words for it, such as None, are classes somewhere
 
 
 class TableData(PhotoData):
@@ -65,7 +66,8 @@ class TableData(PhotoData):
                 have = ", ".join(columns) or "none at all"
                 raise ConfigError(f"{table} has no column {name!r}; it has {have}. Name the right one with --data.{key} NAME.")
             cells[key] = columns[name]
-            _raise_for([not cell for cell in cells[key]], f"{table}: {name} is empty")
+            empty, fault = (("",), "empty") if key == "path_column" else (NOTHING, "empty or NaN")
+            _raise_for([cell.lower() in empty for cell in cells[key]], f"{table}: {name} is {fault}")
         if not cells["path_column"]:
             raise UserError(f"{table} has a heading but no rows.")
         class_names, labels_N = _numbered(cells["label_column"])

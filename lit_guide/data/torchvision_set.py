@@ -55,8 +55,9 @@ class TorchvisionData(PhotoData):
 
     def __init__(self, dataset: str, root: str = "data", download: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if self.cache != "none" or self.group_pattern is not None:
-            raise ConfigError("data.cache and data.group_pattern are for image files; torchvision reads its sets in its own way.")
+        if self.cache != "none" or self.group_pattern is not None or self.white_level is not None:
+            keys = "data.cache, data.group_pattern and data.white_level"
+            raise ConfigError(f"{keys} are for image files; torchvision reads its sets in its own way.")
         if dataset not in SETS:
             hint = did_you_mean(dataset, SETS, f"There are {', '.join(sorted(SETS))}.")
             raise ConfigError(f"data.dataset: torchvision has no classification set {dataset!r}. {hint}")

@@ -10,6 +10,7 @@ import safetensors.torch
 
 from lit_guide import __version__
 from lit_guide.engine.errors import UserError
+from lit_guide.engine.run.checkpoint import READING
 from lit_guide.engine.run.runs import whole_file
 
 
@@ -17,7 +18,7 @@ def write_weights(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint's weights, its hyperparameters as JSON beside them in the file's header, unless JSON can't hold them."""
     # Cloned: safetensors refuses tensors that share memory, as tied weights do, and other layouts, such as channels_last.
     weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint["state_dict"].items()}
-    about = {"version": __version__, "crop": json.dumps(checkpoint.get("crop"))}
+    about = {"version": __version__, **{key: json.dumps(checkpoint.get(key)) for key in READING}}
     with suppress(TypeError):
         about["hyper_parameters"] = json.dumps(checkpoint["hyper_parameters"])
     try:

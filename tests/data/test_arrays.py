@@ -242,6 +242,18 @@ def test_f17_labels_under_zero_are_named_by_row(write):
     assert "labels hold a value under 0, in 2 of 30 rows: 4, 9." in message
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_f50_labels_that_are_nan_are_named_by_row(write, dtype):
+    message = fault(write(labels=with_value(some_labels().astype(dtype), [0, 29], np.nan)))
+    assert "labels hold NaN or Inf, in 2 of 30 rows: 0, 29." in message
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), "nan"])
+def test_f50_labels_that_are_objects_are_refused_with_what_may_be_wrong(write, nothing):
+    message = fault(write(labels=with_value(some_labels().astype(object), [3], nothing)))
+    assert "(labels or images are Python objects: None for a label that is missing, or text among numbers; drop" in message
+
+
 def test_f17_labels_over_the_last_class_are_named_by_row(write):
     message = fault(write(labels=with_value(some_labels(), [7], 3), class_names=["a", "b", "c"]))
     assert "labels hold a value over 2, the last of 3 class_names, in 1 of 30 rows: 7." in message
@@ -293,7 +305,7 @@ def test_f17_float_images_outside_0_to_1_are_named_by_row(write, value):
 @pytest.mark.parametrize("dtype", [np.int64, np.uint16, bool, np.complex64])
 def test_f17_images_of_another_type_are_refused(write, dtype):
     message = fault(write(images=some_bytes(N, H, W).astype(dtype)))
-    assert f"images are {np.dtype(dtype)}. Store them as uint8, or as floats from 0 to 1." in message
+    assert f"images are {np.dtype(dtype)}. Store them as uint8, or as floats from 0 to 1: images / 4095." in message
 
 
 @pytest.mark.parametrize("labels", [np.eye(3)[some_labels()], np.array(list("abc"))[some_labels()], some_labels() > 1])

@@ -330,7 +330,7 @@ def test_f13_files_that_are_no_images_stop_fit_before_it_starts_and_are_listed(r
         ("cat/notes.txt", "not an image"),
         ("cat/empty.png", "empty file"),
         ("dog/truncated.png", ""),
-        ("dog/page.jpg", "not an image"),
+        ("dog/page.jpg", "a web page in place of the image"),
     ):
         assert f"  {with_bad_files / name}: {reason}" in outcome.err
     for way_out in ("data check --fix quarantine", "--data.on_bad_image skip"):

@@ -94,9 +94,12 @@ def test_columns_may_have_other_names(table):
     [
         ("path,label\na.png\nb.png,dog\n", r"photos\.csv, line 2: 1 cells under 2 headings"),
         ('path,label\n"a\n.png",cat\nb.png,dog,x\n', r"photos\.csv, line 4: 3 cells under 2 headings"),
-        ("path,label\na.png,\nb.png,dog\nc.png, \n", r"label is empty in 2 of 3 rows, counted from 1 below the heading: 1, 3"),
+        (
+            "path,label\na.png,\nb.png,dog\nc.png, \n",
+            r"label is empty or NaN in 2 of 3 rows, counted from 1 below .*: 1, 3",
+        ),
         ("path,label\na.png,cat\n,dog\n", r"path is empty in 1 of 2 rows, counted from 1 below the heading: 2\."),
-        ("path,label,split\na.png,cat,train\nb.png,dog,\n", r"split is empty in 1 of 2 rows"),
+        ("path,label,split\na.png,cat,train\nb.png,dog,\n", r"split is empty or NaN in 1 of 2 rows"),
         ("path,label\n", r"photos\.csv has a heading but no rows"),
         ("path,label,path\na,b,c\n", r"photos\.csv has more than one column 'path'"),
         ('path,label\n"a.png,cat\n', r"is no CSV file in UTF-8"),
@@ -286,6 +289,59 @@ def test_labels_of_every_plain_type_become_classes(tmp_path, labels, names, numb
     listing = write_parquet(tmp_path / "photos.pq", path=["a", "b", "c"], label=labels).listing
     assert listing.class_names == names
     assert listing.labels_N.tolist() == numbers
+
+
+MISSING = {
+    "text": (pa.array(["x", None, "y", ""]), [2, 4]),
+    "words": (pa.array(["x", "nan", "y", "<NA>"]), [2, 4]),
+    "float64": (pa.array([0.0, float("nan"), 1.0, None]), [2, 4]),
+    "float16": (pa.array(np.array([0, np.nan, 1, 2], np.float16)), [2]),
+    "integers": (pa.array([0, None, 1, 2]), [2]),
+    "booleans": (pa.array([True, False, None, None]), [3, 4]),
+    "categories": (pa.array(["x", None, "y", "x"]).dictionary_encode(), [2]),
+    "categories of floats": (pa.array([0.0, float("nan"), 1.0, 2.0]).dictionary_encode(), [2]),
+    "bytes": (pa.array([b"x", b"y", b" ", None]), [3, 4]),
+    "nothing": (pa.nulls(4), [1, 2, 3, 4]),
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_f50_labels_that_are_missing_in_parquet_are_named_by_row(tmp_path, kind):
+    labels, rows = MISSING[kind]
+    data = write_parquet(tmp_path / "photos.parquet", path=["a", "b", "c", "d"], label=labels)
+    listed = rf"label is empty or NaN in {len(rows)} of 4 rows, counted from 1 below the heading: {', '.join(map(str, rows))}\."
+    with pytest.raises(UserError, match=listed):
+        data.listing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["photos.csv", "photos.tsv"])
+@pytest.mark.parametrize("nothing", ["", " ", '""', "NaN", "nan", "<NA>"])
+def test_f50_labels_that_are_missing_in_text_are_named_by_row(table, name, nothing):
+    rows = [("path", "label"), ("a", "cat"), ("b", nothing), ("c", "dog"), ("d", nothing)]
+    text = "\n".join(("," if name.endswith("csv") else "\t").join(row) for row in rows)
+    with pytest.raises(UserError, match=r"label is empty or NaN in 2 of 4 rows, counted from 1 below the heading: 2, 4\."):
+        table(text, name).listing  # noqa: B018
+
+
+@pytest.mark.parametrize("word", ["None", "NULL", "NA", "n/a", "nano", "naan"])
+def test_f50_other_words_are_classes(table, word):
+    assert table(f"path,label\na,scratch\nb,dent\nc,{word}\n").listing.class_names == sorted(["scratch", "dent", word])
+
+
+def test_f50_a_missing_split_is_named_by_row(tmp_path):
+    columns = {"path": ["a", "b", "c"], "label": ["x", "y", "x"], "split": pa.array(["train", None, "test"])}
+    with pytest.raises(UserError, match=r"split is empty or NaN in 1 of 3 rows, .*: 2\."):
+        write_parquet(tmp_path / "photos.parquet", **columns).listing  # noqa: B018
+
+
+def test_f50_fit_ends_before_training_with_the_rows(run, tmp_path):
+    for at in range(4):
+        write_image(tmp_path / f"{at}.png")
+    labels = pa.array([0.0, 1.0, float("nan"), None])
+    write_parquet(tmp_path / "photos.parquet", path=[f"{at}.png" for at in range(4)], label=labels)
+    outcome = run(*FIT, *TINY, "--data.table", "photos.parquet")
+    assert outcome.code == 1
+    assert "label is empty or NaN in 2 of 4 rows, counted from 1 below the heading: 3, 4." in outcome.err
 
 
 def test_images_inside_a_parquet_file_are_not_read(tmp_path):

@@ -422,9 +422,9 @@ def test_an_unknown_set_is_an_error_of_the_configuration_with_the_nearest(name, 
         TorchvisionData(name)
 
 
-@pytest.mark.parametrize("argument", [{"cache": "ram"}, {"cache": "disk"}, {"group_pattern": "(a)"}])
+@pytest.mark.parametrize("argument", [{"cache": "ram"}, {"cache": "disk"}, {"group_pattern": "(a)"}, {"white_level": 4095}])
 def test_options_for_image_files_are_refused(argument):
-    with pytest.raises(ConfigError, match=r"data\.cache and data\.group_pattern are for image files"):
+    with pytest.raises(ConfigError, match=r"data\.cache, data\.group_pattern and data\.white_level are for image files"):
         TorchvisionData("MNIST", **argument)
 
 

@@ -23,7 +23,7 @@ def test_files_get_the_models_probabilities_and_the_others_are_listed(run, train
     image_BCHW = torch.stack([torch.from_numpy(digit_CHW) / 255, torch.full((1, 8, 8), 128 / 255)])
     expected_BK = load_classifier(trained / "checkpoints/best.ckpt")(image_BCHW).softmax(dim=1).tolist()
     code, _, err = run("predict", "--run", trained, "--images", "album", "gone.png", "--run_dir", "out")
-    assert (code, "notes.png: not a readable image" in err, "gone.png: no such file" in err) == (1, True, True)
+    assert (code, "notes.png: not an image" in err, "gone.png: no such file" in err) == (1, True, True)
     rows, classify = json.loads(Path("out/predictions.json").read_text(encoding="utf-8")), Predictor(trained)
     assert [Path(row["file"]).name for row in rows] == ["digit.png", "grey.bmp"]
     for row, expected_K in zip(rows, expected_BK, strict=True):

@@ -6,18 +6,10 @@ Shapes: C channels, H x W pixels.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
-
-from lit_guide.engine.data.source import to_float
-from lit_guide.engine.errors import ConfigError
-from lit_guide.engine.photos.decode import decode
-
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's name of the mode
 
 
 @dataclass(frozen=True)
@@ -93,31 +85,3 @@ def resize(image_CHW: Tensor, height: int, width: int) -> Tensor:
     # With the channels of a pixel side by side, torch has a path for uint8 that is three times faster.
     image_1CHW = image_CHW[None].contiguous(memory_format=torch.channels_last)
     return F.interpolate(image_1CHW, size=(height, width), mode="bilinear", antialias=True)[0]
-
-
-def mode_of(shape: Sequence[int]) -> str:
-    """Pillow's name for the channels of (C, H, W).
-
-    Raises:
-        ConfigError: no image file has so many.
-    """
-    if shape[0] not in MODES:
-        raise ConfigError(f"The model takes {shape[0]} channels; image files can give 1, 3 or 4.")
-    return MODES[shape[0]]
-
-
-def read_image(path: str | Path, shape: Sequence[int], crop: float | None = None) -> Tensor:
-    """An image file as a model takes it, (C, H, W) float32 from 0 to 1; the centre of it where the data were cut.
-
-    Args:
-        path: the file.
-        shape: (C, H, W) of the model.
-        crop: the share of the shorter side that is kept; None: the image is squeezed.
-
-    Raises:
-        UnreadableImageError: it can't be decoded; the message is the reason.
-    """
-    _, H, W = shape
-    image_CHW = decode(path, mode_of(shape))
-    cut = TF.resize(image_CHW, [H, W], antialias=True) if crop is None else EvalTransform(H, crop)(image_CHW)
-    return to_float(cut)

@@ -5,10 +5,12 @@ because torchvision's decoder (seen in 0.29.2) ends the whole process with a seg
 """
 
 import io
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,34 +19,54 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
 
+from lit_guide.engine.photos.listing import files_below
+
 # Larger images are taken for decompression bombs: Pillow's limit, 89 million pixels (268 MB once decoded).
 MAX_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)
 MAX_BYTES = 4 * MAX_PIXELS  # a film or an archive between the images is not read
 Bytes = NDArray[np.uint8]
 JPEG = b"\xff\xd8\xff"
-HEIC = (b"heic", b"heix", b"hevc", b"mif1")  # brands of ISO/IEC 23008-12, what iPhones write
 # SOF markers of JPEG: height, width and components follow (ITU-T T.81, B.2.2). C4, C8 and CC mean something else.
 SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SOS, APP1 = 0xDA, 0xE1  # pixels follow; EXIF or XMP data follow
 ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # no length follows
-# Endings that Pillow knows, of files that hold no pixels it could read.
-NO_IMAGES = {".bufr", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".palm", ".pdf", ".ps"}
+WHITE, DARK = 65_535, 16_383  # of 16 bits, and the highest value that may as well be white: 14 bits of signal, or few photons
+STATED = {"'ppm": WHITE, "'I;12'": 4095}  # Pillow's words for pixels whose white the format tells, and what that is then
+RAW = "camera raw, which is not read here: develop it to JPEG"
+OTHERS = {  # how a file begins that Pillow does not read, the first that fits -> what it is, and what to do with it
+    rb".{128}DICM": "DICOM, which is not read here: export it as PNG",
+    rb"\xff\n|\0{3}\x0cJXL ": "JPEG XL, which is not read here: save it as JPEG",
+    rb".{4}ftyp.{0,40}avi[fs]": "AVIF, which is not read here: save it as JPEG",
+    rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC, which is not read here: save it as JPEG",
+    rb".{4}ftypcrx|II\*\0....CR|IIU\0|IIR[OS]|MMOR|FUJIFILM|FOVb": RAW,
+    rb"II[*+]\0|MM\0[*+]": "TIFF that is cut off or of a kind not read here, or camera raw: save it with 8 bits a channel",
+    rb"v/1\x01|#\?R|SIMPLE  =": "OpenEXR, HDR or FITS, whose range is not known: save it with 8 bits a channel",
+    rb"%PDF": "PDF, a document: save its pages as PNG",
+    rb"%!PS|\xc5\xd0\xd3\xc6": "PostScript, a program that is not run: save it as PNG",
+    rb"version https://git-lfs": "a Git LFS pointer in place of the image: run git lfs pull",
+    rb"\W*<(!doctype html|html|head|body|script)": "a web page in place of the image: get the file again",
+    rb"\W*<(.*<)?svg\b": "SVG, a drawing without pixels: save it as PNG",
+    rb"PK\x03\x04|Rar!|7z\xbc|\x1f\x8b|BZh|\xfd7zXZ": "an archive, or a document of Office: unpack it",
+    rb".{4}ftyp|RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\x01[\xb3\xba]": "a film: save its frames as JPEG",
+    rb"(?![\xfe\xff])[\t\n\r -~\x80-\xff]{12,}\Z": "not an image, but text",
+}
 
 
 class UnreadableImageError(ValueError):
     """A file that is no image, or a broken one; the message is the reason, without the path."""
 
 
-def decode(path: Path | str, mode: str = "RGB") -> Tensor:
+def decode(path: Path | str, mode: str = "RGB", white_level: int | None = None) -> Tensor:
     """Read a JPEG, PNG, WebP, GIF, BMP or TIFF file, or another one that Pillow reads, as (C, H, W) uint8.
 
-    The orientation in its EXIF data is applied; transparency is dropped; 16 bits are cut to the upper 8; of an animation the
-    first frame is taken. `mode` is what the channels shall be: L, RGB or RGBA.
+    The orientation in its EXIF data is applied; transparency is dropped; of an animation the first frame is taken.
+    `mode` is what the channels shall be: L, RGB or RGBA. Of more than 8 bits 0 to `white_level` become 0 to 255, clipped; None:
+    16 bits are cut to the upper 8.
 
     Raises:
-        UnreadableImageError: the file is missing, empty, broken, no image, or has more than MAX_PIXELS pixels.
+        UnreadableImageError: the file is missing, empty, broken, no image, or has too many pixels, or an unknown white.
     """
-    return decode_bytes(read_bytes(path), mode)
+    return decode_bytes(read_bytes(path), mode, white_level=white_level)
 
 
 def read_bytes(path: Path | str) -> Bytes:
@@ -67,7 +89,7 @@ def read_bytes(path: Path | str) -> Bytes:
     return data
 
 
-def decode_bytes(data: Bytes, mode: str = "RGB", brightness: bool = False) -> Tensor:
+def decode_bytes(data: Bytes, mode: str = "RGB", brightness: bool = False, white_level: int | None = None) -> Tensor:
     """`decode` for a file that has been read.
 
     With `brightness`, that of RGB alone will do, (1, H, W), where it is faster: all data of a JPEG are read, and judged, just the
@@ -84,7 +106,7 @@ def decode_bytes(data: Bytes, mode: str = "RGB", brightness: bool = False) -> Te
             return _with_torchvision(torch.from_numpy(data), jpeg, channels)
         except RuntimeError:
             pass  # Pillow reads some files that torchvision refuses, and says better what is wrong with the others
-    return _with_pillow(data, mode)
+    return _with_pillow(data, mode, white_level)
 
 
 def jpeg_header(data: Bytes) -> tuple[int, int, int]:
@@ -114,22 +136,46 @@ def image_mode(data: Bytes) -> str:
         return file.mode
 
 
+def opened(data: Bytes) -> tuple[Image.Image, str]:
+    """An image as Pillow reads it, upright, and its words for how the pixels are stored."""
+    with Image.open(io.BytesIO(data.data)) as file:
+        _refuse_bomb(*file.size)
+        tags = getattr(file, "tag_v2", {})
+        if 50706 in tags or (330 in tags and tags.get(254) == 1):  # DNGVersion; SubIFDs beside a thumbnail: as NEF and ARW are
+            raise UnreadableImageError(RAW)
+        if file.format in ("EPS", "FITS"):  # a program, which Pillow would hand to Ghostscript; signed, which it misses
+            raise UnreadableImageError(format_of(data))
+        stored = str(file.tile)  # empty once they are loaded
+        file.load()
+        with suppress(Exception):  # EXIF data that can't be read: the pixels are there all the same
+            ImageOps.exif_transpose(file, in_place=True)
+    if file.mode == "F":
+        raise UnreadableImageError("floating point pixels, whose range is not known: save it with 8 bits a channel")
+    return file, stored
+
+
+def format_of(data: Bytes) -> str:
+    """What a file is that Pillow does not read, and what to do with it."""
+    start = data[:4000].tobytes()
+    return next((words for mark, words in OTHERS.items() if re.match(mark, start, re.DOTALL | re.IGNORECASE)), "not an image")
+
+
+def deep(image: Image.Image, stored: str) -> tuple[NDArray[Any], int | None]:
+    """The values (H, W) of an image of more than 8 bits, and the one that its format says is white, if it does."""
+    value_HW = np.asarray(image)
+    stated = next((white for word, white in STATED.items() if word in stored), None)
+    return (value_HW.view(np.uint32) if "'I;32N'" in stored else value_HW), stated  # Pillow has no mode for unsigned ones
+
+
 def find_images(paths: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    """Expand folders into the image files below them; and path -> reason for those that are not there or hold no image."""
-    Image.init()
-    endings = set(Image.EXTENSION) - NO_IMAGES
+    """Expand folders into the files below them that `fit` would take; and path -> reason for what is not there, or empty."""
     files: list[Path] = []
     missing: dict[str, str] = {}
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
-            files += inside
-            if not inside:
-                missing[str(path)] = "no image files in this folder"
-        elif path.is_file():
-            files.append(path)
-        else:
-            missing[str(path)] = "no such file or folder"
+        inside = [path / name for name in files_below(path)] if path.is_dir() else [path] if path.exists() else []
+        files += inside
+        if not inside:
+            missing[str(path)] = "no image files in this folder" if path.is_dir() else "no such file or folder"
     return files, missing
 
 
@@ -162,33 +208,38 @@ def _with_torchvision(data: Tensor, jpeg: bool, channels: ImageReadMode) -> Tens
     return image_CHW
 
 
-def _with_pillow(data: Bytes, mode: str) -> Tensor:
+def _with_pillow(data: Bytes, mode: str, white_level: int | None) -> Tensor:
     try:
-        with Image.open(io.BytesIO(data.data)) as file:
-            _refuse_bomb(*file.size)
-            if file.format == "EPS":  # a program, which Pillow would hand to Ghostscript
-                raise UnreadableImageError("PostScript, not an image")
-            file.load()
-            with suppress(Exception):  # EXIF data that can't be read: the pixels are there all the same
-                ImageOps.exif_transpose(file, in_place=True)
-            image: Image.Image = file
-        if image.mode == "F":
-            raise UnreadableImageError("floating point pixels, whose range is not known: save it with 8 bits a channel")
-        if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255
-            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        image, stored = opened(data)
+        if image.mode.startswith("I"):
+            image = Image.fromarray(_as_8_bits(image, stored, white_level))
         elif image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # Pillow warns of a straight way to grey
         pixels_HWC = np.array(image.convert(mode))
+        pixels_HWC = pixels_HWC.reshape(*pixels_HWC.shape[:2], -1)
+        known = white_level == WHITE or (white_level is None and pixels_HWC[:, :, :3].max() > DARK >> 8)
+        if not known and re.search("(L|LA|RGB|RGB.|CMYK);16", stored):  # the signal may be in the bits that Pillow drops
+            raise UnreadableImageError("16 bits a colour, of which only the upper 8 are read: save it with 8 bits a channel")
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        heic = data[4:8].tobytes() == b"ftyp" and data[8:12].tobytes() in HEIC
-        raise UnreadableImageError("HEIC, which is not read here: save it as JPEG" if heic else "not an image") from None
+        raise UnreadableImageError(format_of(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second where warnings are errors
         raise UnreadableImageError(str(error).partition(",")[0]) from None
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, ...
         raise UnreadableImageError(f"broken: {error}") from None
-    return torch.from_numpy(pixels_HWC.reshape(*pixels_HWC.shape[:2], -1)).permute(2, 0, 1)
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+
+
+def _as_8_bits(image: Image.Image, stored: str, white_level: int | None) -> Bytes:
+    value_HW, stated = deep(image, stored)
+    low, high = int(value_HW.min()), int(value_HW.max())
+    if white := stated or white_level:
+        return (value_HW.astype(np.float64).clip(0, white) * 255 / white + 0.5).astype(np.uint8)
+    if 0 < high <= DARK or not (image.mode.startswith("I;16") or "'I;16B'" in stored):
+        how = "give data.white_level for all images: 4095 for 12 bits, 65535 for 16"
+        raise UnreadableImageError(f"values from {low:,} to {high:,}, and nothing says which one is white; {how}")
+    return (value_HW >> 8).astype(np.uint8)
 
 
 def _refuse_bomb(width: int, height: int) -> None:

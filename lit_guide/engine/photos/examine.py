@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def examine(
     what: str = "Checking images",
     copy: Callable[[Tensor], Tensor] | None = None,
     keep: Callable[[Tensor | None], None] | None = None,
+    white_level: int | None = None,
 ) -> Examined:
     """Decode all files.
 
@@ -63,6 +64,7 @@ def examine(
         what: the words before the progress bar.
         copy: makes of an image (C, H, W) uint8 what `keep` shall get; runs in the threads.
         keep: called with every copy in the order of the files, None for a bad file; runs in the calling thread.
+        white_level: as `decode` takes it.
     """
     N = len(paths)
     found = Examined({}, [], np.zeros(N, SEEN))
@@ -72,7 +74,8 @@ def examine(
     bar = Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=hidden)
     if hidden and N >= QUIET_BELOW:
         print(f"{what}: {N:,} files", file=sys.stderr)
-    with bar, closing(_in_order(root, paths, copy)) as results:
+    look = partial(_examine_one, copy=copy, white_level=white_level)
+    with bar, closing(_in_order(root, paths, look)) as results:
         for index, one in enumerate(bar.track(results, total=N)):
             if isinstance(one, str):
                 found.bad[index] = one
@@ -116,12 +119,12 @@ def alike(rows: NDArray[np.int64], label: NDArray[Any]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _in_order(root: Path, paths: Sequence[str], copy: Callable[[Tensor], Tensor] | None) -> Generator[_One]:
+def _in_order(root: Path, paths: Sequence[str], look: Callable[[str], _One]) -> Generator[_One]:
     """What is found of each file; few of them are in memory at once, however long the list."""
 
     def some(start: int) -> list[_One]:
         # With Paths, a hundredth of the time would be spent on joining them.
-        return [_examine_one(os.path.join(root, name), copy) for name in paths[start : start + CHUNK]]  # noqa: PTH118
+        return [look(os.path.join(root, name)) for name in paths[start : start + CHUNK]]  # noqa: PTH118
 
     before = torch.get_num_threads()
     # Files are what runs in parallel: with threads of torch's inside each thread, scaling takes ten times as long.
@@ -139,10 +142,10 @@ def _in_order(root: Path, paths: Sequence[str], copy: Callable[[Tensor], Tensor]
         torch.set_num_threads(before)
 
 
-def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None) -> _One:
+def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None, white_level: int | None) -> _One:
     try:
         data = read_bytes(path)
-        image_CHW = decode_bytes(data, brightness=copy is None)
+        image_CHW = decode_bytes(data, brightness=copy is None, white_level=white_level)
     except UnreadableImageError as error:
         return str(error)
     try:

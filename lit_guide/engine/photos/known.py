@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,19 +21,20 @@ from lit_guide.engine.errors import UserError
 from lit_guide.engine.photos.decode import UnreadableImageError, decode
 from lit_guide.engine.photos.examine import Examined, examine
 
-VERSION = 1  # of what is stored: a change here makes every older record, and cache, stale
+VERSION = 2  # of what is stored: a change here makes every older record, and cache, stale
 DAYS_KEPT = 30  # for what is remembered of a set that has changed since
 RECORD = "examined.json"
 HINT = "Set data.cache_dir to another disk, or data.cache to none."
 T = TypeVar("T")
 
 
-def examine_once(root: Path, paths: Sequence[str], folder: Path | None) -> Examined:
+def examine_once(root: Path, paths: Sequence[str], folder: Path | None, white_level: int | None = None) -> Examined:
     """What `examine` finds, or found before as these files are now; remembered are the bad ones and those that are equal."""
+    look = partial(examine, root, paths, white_level=white_level)
     try:
-        return once(root, paths, folder, lambda home: (recall(home / RECORD), None), lambda _: (examine(root, paths), None))[0]
+        return once(root, paths, folder, lambda home: (recall(home / RECORD), None), lambda _: (look(), None), white_level)[0]
     except UserError:  # nothing can be remembered
-        return examine(root, paths)
+        return look()
 
 
 def once(
@@ -41,6 +43,7 @@ def once(
     folder: Path | None,
     find: Callable[[Path], tuple[Examined, T]],
     build: Callable[[Path], tuple[Examined, T]],
+    white_level: int | None = None,
 ) -> tuple[Examined, T]:
     """What `find` gives, or `build` where that fails; of several processes one builds. The examination is remembered as well.
 
@@ -49,6 +52,7 @@ def once(
         folder: where things are remembered; `default_folder()` if None.
         find: reads what `build` made in the folder of these files; any exception means that it is not there, or damaged.
         build: makes it.
+        white_level: as `decode` takes it: with another one the files are other images.
 
     Raises:
         UserError: it is to be built, and nothing can be written.
@@ -59,13 +63,13 @@ def once(
             found = find(home)
             for index in found[0].bad:
                 with suppress(UnreadableImageError):
-                    decode(root / paths[index])
+                    decode(root / paths[index], white_level=white_level)
                     return None  # it can be read now: a permission, or a decoder, changes no size and no time
             return found
         return None
 
     try:
-        home = _home(root, paths, folder)
+        home = _home(root, paths, folder, white_level)
         found = known()  # what is complete needs no lock, nor a disk to write to
         if found is None:
             home.mkdir(parents=True, exist_ok=True)
@@ -88,10 +92,10 @@ def once(
     return found
 
 
-def remember(root: Path, paths: Sequence[str], folder: Path | None, examined: Examined) -> None:
+def remember(root: Path, paths: Sequence[str], folder: Path | None, examined: Examined, white_level: int | None = None) -> None:
     """Keep what `examine` found, so that nobody need look again; nothing where there is no place for it."""
     with suppress(OSError, RuntimeError):
-        home = _home(root, paths, folder)
+        home = _home(root, paths, folder, white_level)
         home.mkdir(parents=True, exist_ok=True)
         record(home / RECORD, examined)
 
@@ -101,9 +105,9 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit-guide"
 
 
-def fingerprint(root: Path, paths: Sequence[str]) -> str:
+def fingerprint(root: Path, paths: Sequence[str], white_level: int | None = None) -> str:
     """A name for the state of these files below `root`: another one once a file is added, removed, changed or renamed."""
-    digest = hashlib.sha256(str(VERSION).encode())
+    digest = hashlib.sha256((f"{VERSION}" if white_level is None else f"{VERSION} white {white_level}").encode())
     folder = str(root)
     for path in paths:
         try:
@@ -134,6 +138,6 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _home(root: Path, paths: Sequence[str], folder: Path | None) -> Path:
+def _home(root: Path, paths: Sequence[str], folder: Path | None, white_level: int | None) -> Path:
     states = (folder or default_folder()).expanduser() / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-    return states / fingerprint(root, paths)
+    return states / fingerprint(root, paths, white_level)

@@ -49,6 +49,7 @@ class PhotoData(ImageDataModule):
         group_pattern: a regular expression with one group in brackets, found in the file's path; files for which it gives the
             same text are never on two sides of a split. `(patient\d+)_` keeps the images of a patient together.
         on_bad_image: error: stop before training when files can't be decoded; skip: leave them out and say how many.
+        white_level: the value that is white in images of more than 8 bits, such as 4095; null: 65535, and none may be far darker.
         cache: none; ram or disk: decode each file once and keep a copy as small as evaluation needs; training crops are cut from
             that copy too. A later run finds the one on disk again.
         cache_dir: where a disk cache and what was checked are kept; ~/.cache/lit-guide if null.
@@ -69,6 +70,7 @@ class PhotoData(ImageDataModule):
         statistics: Literal["compute", "imagenet"] = "imagenet",
         group_pattern: str | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
+        white_level: PositiveInt | None = None,
         cache: Literal["none", "ram", "disk"] = "none",
         cache_dir: str | None = None,
         **kwargs: Any,
@@ -85,7 +87,7 @@ class PhotoData(ImageDataModule):
             raise ConfigError(f"data.group_pattern {group_pattern} must have one group in brackets, such as (patient\\d+)_.")
         if part := gone(self.caches).get(cache):
             raise ConfigError(f"data.cache {cache} needs the part {part}, which this project does not have: --data.cache none.")
-        self.size = int(image_size)
+        self.size, self.white_level = int(image_size), None if white_level is None else int(white_level)
         self.crop: float | None = crop
         self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
         self.on_bad_image, self.cache = on_bad_image, cache
@@ -120,10 +122,10 @@ class PhotoData(ImageDataModule):
         for note in listing.notes:
             warn(note)
         if self.cache == "none":
-            examined, read = examine_once(listing.root, listing.paths, self.cache_dir), None
+            examined, read = examine_once(listing.root, listing.paths, self.cache_dir, self.white_level), None
         else:
             side = round(self.size / (self.crop or 1.0))  # the shorter one, as evaluation scales an image
-            examined, read = load(self.caches)[self.cache](listing.root, listing.paths, side, self.cache_dir)
+            examined, read = load(self.caches)[self.cache](listing.root, listing.paths, side, self.cache_dir, self.white_level)
         if examined.bad:
             names = shown([f"{listing.root / listing.paths[index]}: {reason}" for index, reason in examined.bad.items()])
             if len(examined.bad) == len(listing.paths):
@@ -138,7 +140,7 @@ class PhotoData(ImageDataModule):
             warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
         rows = self.divide(examined.bad, examined.duplicates)
         self._check(rows, examined.duplicates)
-        dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), read=read)
+        dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), None, read, self.white_level)
         return Source(dataset, listing.labels_N, listing.class_names, rows)
 
     def divide(self, bad: Iterable[int] = (), duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
@@ -215,7 +217,7 @@ class PhotoData(ImageDataModule):
             extra = [kind() for kind in AUTO_AUGMENT[self.auto_augment]]
             extra += [v2.RandomErasing(float(self.erasing))] if self.erasing else []
             transform = TrainTransform(self.size, self.min_area, self.flip, extra)
-        return ImageDataset(source.root, source.paths, source.label_N, transform, source.read)
+        return ImageDataset(source.root, source.paths, source.label_N, transform, source.read, source.white_level)
 
     # A model is built from these two before any file is opened: arguments are parsed in no time.
 

@@ -18,6 +18,7 @@ from lit_guide.engine.errors import ConfigError, UserError, printable
 from lit_guide.engine.run import runs
 
 SUFFIX = ".safetensors"  # a file to share, which can hold no code
+READING = ("crop", "white_level")  # how the data read photos, kept beside the weights: `predict` reads them so too
 M = TypeVar("M", bound=LightningModule)
 NAMED = ("network", "optimizer", "scheduler", "loss")  # hyperparameters that are a class by name
 CODE = ("class_path", "_class_path", "_instantiator")  # keys by which jsonargparse and Lightning would import what is named
@@ -27,7 +28,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint, or a .safetensors, onto the CPU; only tensors and plain values are accepted.
 
     Returns:
-        The Lightning checkpoint; "hyper_parameters" are plain values, empty where the model kept none, and `crop` is on its own.
+        The Lightning checkpoint; "hyper_parameters" are plain values, empty where the model kept none; READING is beside.
 
     Raises:
         ConfigError: the path is a URL or is not there.
@@ -59,7 +60,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         fault = "its hyperparameters are nested too deeply"
     if fault:
         raise UserError(f"{path} was refused: {fault}. Nothing that it names was imported.")
-    checkpoint.setdefault("crop", hyper_parameters.pop("crop", None))  # until version 0.1 a hyperparameter of the model
+    for key in READING:  # until version 0.1 `crop` was a hyperparameter of the model
+        checkpoint.setdefault(key, hyper_parameters.pop(key, None))
     loaded: dict[str, Any] = checkpoint
     return loaded
 
@@ -72,7 +74,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
         checkpoint = {"state_dict": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  # no mapping
-    checkpoint |= {key: json.loads(about[key]) for key in ("hyper_parameters", "crop") if key in about}
+    checkpoint |= {key: json.loads(about[key]) for key in ("hyper_parameters", *READING) if key in about}
     # Lightning asks a checkpoint for these before it takes the weights out.
     nothing: dict[str, Any] = {"epoch": 0, "global_step": 0, "optimizer_states": [], "lr_schedulers": []}
     return {**checkpoint, **nothing, "pytorch-lightning_version": lightning.__version__}

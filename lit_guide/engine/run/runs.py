@@ -223,11 +223,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """The run's config.yaml, as it stands there.
-
-    Raises:
-        UserError: it is no YAML of settings.
-    """
+    """The run's config.yaml, as it stands there; a UserError where that is no YAML of settings."""
     path = run_dir / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))

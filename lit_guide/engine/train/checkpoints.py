@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, S
 from torch import distributed
 
 from lit_guide.engine.errors import ConfigError, Stopped, UserError
+from lit_guide.engine.run.checkpoint import READING
 from lit_guide.engine.train.going_on import go_on, place_of
 from lit_guide.engine.train.metrics import MetricsCSV
 from lit_guide.engine.train.stop import Stop
@@ -143,8 +144,8 @@ class LastCheckpoint(Checkpoint):
         loss = trainer.callback_metrics.get("val/loss")
         checkpoint["val_loss"] = None if loss is None else float(loss)
         checkpoint["plateau_due"] = self._plateau_due
+        checkpoint |= {key: getattr(trainer.datamodule, key, None) for key in READING}  # type: ignore[attr-defined]  # Lightning's
         checkpoint["place"] = place_of(trainer)
-        checkpoint["crop"] = getattr(trainer.datamodule, "crop", None)  # type: ignore[attr-defined]  # Lightning sets it
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take that over; a checkpoint of plain Lightning has none of it."""

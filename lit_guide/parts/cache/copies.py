@@ -54,7 +54,9 @@ class CachedImages:
         return self.__dict__ | ({"_buffer": None} if self._file is not None else {})
 
 
-def in_memory(root: Path, paths: Sequence[str], side: int, folder: Path | None) -> tuple[Examined, CachedImages]:
+def in_memory(
+    root: Path, paths: Sequence[str], side: int, folder: Path | None, white_level: int | None = None
+) -> tuple[Examined, CachedImages]:
     """`data.cache: ram`: decode every file, now and in each process.
 
     Args:
@@ -62,16 +64,19 @@ def in_memory(root: Path, paths: Sequence[str], side: int, folder: Path | None) 
         paths: the N files.
         side: pixels of the shorter side of a copy; smaller images are kept as they are.
         folder: not used.
+        white_level: as `decode` takes it.
 
     Returns:
         What the files are, and the copies.
     """
     pixels = bytearray()
-    examined, sizes_N2 = _decode_all(root, paths, side, "Decoding images into memory", pixels.extend)
+    examined, sizes_N2 = _decode_all(root, paths, side, "Decoding images into memory", pixels.extend, white_level)
     return examined, CachedImages(sizes_N2, torch.frombuffer(pixels or bytearray(1), dtype=torch.uint8))
 
 
-def on_disk(root: Path, paths: Sequence[str], side: int, folder: Path | None) -> tuple[Examined, CachedImages]:
+def on_disk(
+    root: Path, paths: Sequence[str], side: int, folder: Path | None, white_level: int | None = None
+) -> tuple[Examined, CachedImages]:
     """`data.cache: disk`: as `in_memory`, but decode once, and find the copies again as long as no file changes.
 
     Args:
@@ -79,6 +84,7 @@ def on_disk(root: Path, paths: Sequence[str], side: int, folder: Path | None) ->
         paths: the N files.
         side: pixels of the shorter side of a copy.
         folder: where the copies are kept; the user's cache folder if None.
+        white_level: as `decode` takes it.
 
     Raises:
         UserError: there is no place, or no permission, for them.
@@ -91,10 +97,10 @@ def on_disk(root: Path, paths: Sequence[str], side: int, folder: Path | None) ->
             raise EOFError
         return recall(done / "manifest.json"), images
 
-    return once(root, paths, folder, find, lambda home: _build(root, paths, side, home))
+    return once(root, paths, folder, find, lambda home: _build(root, paths, side, home, white_level), white_level)
 
 
-def _build(root: Path, paths: Sequence[str], side: int, home: Path) -> tuple[Examined, CachedImages]:
+def _build(root: Path, paths: Sequence[str], side: int, home: Path, white_level: int | None) -> tuple[Examined, CachedImages]:
     done, part = home / f"shorter-side-{side}", home / f"shorter-side-{side}.part"
     for old in (done, part):  # damaged, or its building was interrupted: under the lock nobody else builds
         shutil.rmtree(old, ignore_errors=True)
@@ -109,7 +115,7 @@ def _build(root: Path, paths: Sequence[str], side: int, home: Path) -> tuple[Exa
                 if files % 1000 == 100:
                     _check_space(part, file.tell() // files * (len(paths) - files))
 
-            examined, sizes_N2 = _decode_all(root, paths, side, "Decoding images into the cache", write)
+            examined, sizes_N2 = _decode_all(root, paths, side, "Decoding images into the cache", write, white_level)
         np.save(part / "sizes.npy", sizes_N2.numpy())
         record(part / "manifest.json", examined)
         part.rename(done)  # complete, or not there at all
@@ -121,7 +127,7 @@ def _build(root: Path, paths: Sequence[str], side: int, home: Path) -> tuple[Exa
 
 
 def _decode_all(
-    root: Path, paths: Sequence[str], side: int, what: str, write: Callable[[memoryview], object]
+    root: Path, paths: Sequence[str], side: int, what: str, write: Callable[[memoryview], object], white_level: int | None
 ) -> tuple[Examined, Tensor]:
     """Examine all files and write their small copies, one after the other.
 
@@ -137,7 +143,7 @@ def _decode_all(
             sizes_N2[at] = torch.tensor(image_CHW.shape[1:])
             write(image_CHW.permute(1, 2, 0).contiguous().numpy().data.cast("B"))
 
-    return examine(root, paths, what, partial(resize_shorter, side=side, enlarge=False), keep), sizes_N2
+    return examine(root, paths, what, partial(resize_shorter, side=side, enlarge=False), keep, white_level), sizes_N2
 
 
 def _check_space(folder: Path, needed: int) -> None:

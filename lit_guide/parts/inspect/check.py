@@ -2,7 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,9 @@ from torch import Tensor
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source, to_float
 from lit_guide.engine.errors import ConfigError, UserError, printable
+from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.dataset import Listing
+from lit_guide.engine.photos.decode import deep, opened, read_bytes
 from lit_guide.engine.photos.examine import SEEN, Examined, difference_hash, examine
 from lit_guide.engine.photos.known import remember
 from lit_guide.engine.photos.module import PhotoData
@@ -107,12 +112,13 @@ def _check(data: ImageDataModule, near_bits: int) -> Report:
         listing = data.listing
         source: Listing | Source = listing
         names = listing.paths
-        examined = examine(listing.root, names)
-        remember(listing.root, names, data.cache_dir, examined)
+        examined = examine(listing.root, names, white_level=data.white_level)
+        remember(listing.root, names, data.cache_dir, examined, data.white_level)
         rows: Mapping[str, Int64] = data.divide(examined.bad, examined.duplicates)
         advice = "split got no image: add some, or change its fraction"
         empty = [name for name, share in data.fractions.items() if share > 0 and not len(rows[name])]
         others = [Finding("empty_split", name != "val", f"the {name} {advice}") for name in empty]
+        others += _about_range(listing, examined, data.white_level)
         others += [*_about_sizes(names, examined.seen_N, data), *(Finding("listing", False, note) for note in listing.notes)]
         bad_files = [str(listing.root / names[index]) for index in examined.bad]
     else:
@@ -167,6 +173,27 @@ def _about_sizes(names: Sequence[str], seen_N: NDArray[Any], data: PhotoData) ->
         yield from _found(kind, False, what, sizes)
     modes = [f"{names[at]}: {seen_N['mode'][at]}" for at in np.flatnonzero(good_N & (seen_N["mode"] != "RGB")).tolist()]
     yield from _found("mode", False, "not plain RGB; converted", modes)
+
+
+def _about_range(listing: Listing, examined: Examined, white_level: int | None) -> list[Finding]:
+    """What `white_level` should be: the values of all images that it is for, those that were refused without it included."""
+    deep = {*np.flatnonzero(np.char.startswith(examined.seen_N["mode"], "I")).tolist(), *examined.bad}
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        ranges = pool.map(lambda at: _range(listing.root / listing.paths[at]), sorted(deep))
+        found = [(at, *low_high) for at, low_high in zip(sorted(deep), ranges, strict=True) if low_high]
+    if not found:
+        return []
+    low, high = min(low for _, low, _ in found), max(high for _, _, high in found)
+    told = f"more than 8 bits: values from {low:,} to {high:,} in all; {white_level or 65_535:,} is white (data.white_level)"
+    return _found("range", False, told, [f"{listing.paths[at]}: {low:,} to {high:,}" for at, low, high in found])
+
+
+def _range(path: Path) -> tuple[int, int] | None:
+    with suppress(Exception):  # what can't be read is among the bad files
+        image, stored = opened(read_bytes(path))
+        value_HW, stated = deep(image, stored)
+        return (int(value_HW.min()), int(value_HW.max())) if image.mode.startswith("I") and not stated else None
+    return None
 
 
 def _about_classes(splits: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> Iterator[Finding]:

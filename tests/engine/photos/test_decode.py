@@ -538,12 +538,15 @@ def test_f13_a_file_cut_anywhere_is_an_error_or_has_all_its_pixels(photo, kind):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"not an image, but text\n" * 50, "not an image"),
-        (b"<!DOCTYPE html><html><head><title>404 Not Found</title></head></html>", "not an image"),
+        (b"not an image, but text\n" * 50, "not an image, but text"),
+        (
+            b"<!DOCTYPE html><html><head><title>404 Not Found</title></head></html>",
+            "a web page in place of the image: get the file again",
+        ),
         (b"\0" * 5000, "not an image"),
         (b"\xff\xd8\xff", "not an image"),
-        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "not an image"),
-        (b"PK\x03\x04" + bytes(100), "not an image"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "PDF, a document: save its pages as PNG"),
+        (b"PK\x03\x04" + bytes(100), "an archive, or a document of Office: unpack it"),
         (b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), "not an image"),
         (b"G", "not an image"),
     ],
@@ -628,7 +631,7 @@ def test_postscript_is_not_run(photo, monkeypatch):
         raise AssertionError("Ghostscript was called")
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run_ghostscript)
-    assert refusal(encoded(photo, "EPS")) == "PostScript, not an image"
+    assert refusal(encoded(photo, "EPS")) == "PostScript, a program that is not run: save it as PNG"
 
 
 # --- F14: bombs
@@ -786,12 +789,14 @@ def album(tmp_path, rgb_HWC):
         image.save(folder / name)
     (folder / "notes.txt").write_text("no image")
     (folder / "none" / "notes.txt").write_text("no image")
+    (folder / "empty").mkdir()
     (folder / "folder.png").mkdir()
     return folder
 
 
-def test_a_folder_stands_for_the_images_at_any_depth_in_order(album):
-    assert find_images([str(album)]) == ([album / "a.JPG", album / "b/deep/c.webp", album / "z.png"], {})
+def test_f47_a_folder_stands_for_its_files_at_any_depth_in_order(album):
+    expected = ["a.JPG", "notes.txt", "z.png", "b/deep/c.webp", "none/notes.txt"]
+    assert find_images([str(album)]) == ([album / name for name in expected], {})
 
 
 def test_files_keep_the_order_they_are_given_in(album):
@@ -803,19 +808,13 @@ def test_a_file_given_by_name_is_taken_whatever_it_is_called(album):
     assert find_images([str(album / "notes.txt")]) == ([album / "notes.txt"], {})
 
 
-def test_missing_paths_and_folders_without_images_are_told_with_the_reason(album):
-    files_, missing = find_images([str(album / "gone.png"), str(album / "none"), str(album / "z.png")])
+def test_missing_paths_and_folders_without_files_are_told_with_the_reason(album):
+    files_, missing = find_images([str(album / "gone.png"), str(album / "empty"), str(album / "z.png")])
     assert files_ == [album / "z.png"]
     assert missing == {
         str(album / "gone.png"): "no such file or folder",
-        str(album / "none"): "no image files in this folder",
+        str(album / "empty"): "no image files in this folder",
     }
-
-
-def test_documents_and_films_in_a_folder_are_no_images_though_pillow_knows_their_endings(album):
-    for name in ("paper.pdf", "film.mpg", "data.h5", "drawing.eps"):
-        (album / name).write_bytes(b"content")
-    assert [path.name for path in find_images([str(album)])[0]] == ["a.JPG", "c.webp", "z.png"]
 
 
 # --- brightness alone

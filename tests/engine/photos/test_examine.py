@@ -81,7 +81,7 @@ def test_f13_every_bad_file_is_found_with_its_reason_and_the_good_ones_beside_it
     assert "pixels" in reasons.pop("bomb.png")
     assert {name: reason.partition(":")[0] for name, reason in reasons.items()} == {
         "empty.jpg": "empty file",
-        "text.jpg": "not an image",
+        "text.jpg": "not an image, but text",
         "cut.jpg": "broken",
         "cut.png": "broken",
         "cut.gif": "broken",

@@ -19,6 +19,8 @@ from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.photos.examine import examine
 from lit_guide.parts.inspect.check import Finding, Report, check, print_report
 
+WEB_PAGE = "a web page in place of the image: get the file again"
+
 
 @pytest.fixture(name="pixels_HWC")
 def photo(photos):
@@ -80,7 +82,10 @@ def test_f13_broken_empty_and_other_files_are_listed_with_the_reason(folder):
     reasons = dict(item.split(": ", 1) for item in report.wrong[0].items)
     assert list(reasons) == ["train/cat/cut.png", "train/cat/empty.jpg", "val/dog/page.jpg"]
     assert "truncated" in reasons["train/cat/cut.png"]
-    assert (reasons["train/cat/empty.jpg"], reasons["val/dog/page.jpg"]) == ("empty file", "not an image")
+    assert (reasons["train/cat/empty.jpg"], reasons["val/dog/page.jpg"]) == (
+        "empty file",
+        "a web page in place of the image: get the file again",
+    )
     assert report.bad_files == [str(folder / name) for name in reasons]
     assert report.splits["train"] == [4, 4]  # bad ones are not counted
     assert report.images == 15

@@ -1,0 +1,79 @@
+"""An image file as a trained model takes it, wherever it runs: decoded, cut and scaled as its data were, float32 from 0 to 1.
+
+Shapes: C channels, H x W pixels, N files.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as TF
+
+from lit_guide.engine.data.source import to_float
+from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.photos.crops import EvalTransform
+from lit_guide.engine.photos.decode import UnreadableImageError, decode
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's name of the mode
+UNKNOWN, UNREADABLE = -1, -2  # labels of a file to predict, and of one that could not be decoded
+
+
+def mode_of(shape: Sequence[int]) -> str:
+    """Pillow's name for the channels of (C, H, W).
+
+    Raises:
+        ConfigError: no image file has so many.
+    """
+    if shape[0] not in MODES:
+        raise ConfigError(f"The model takes {shape[0]} channels; image files can give 1, 3 or 4.")
+    return MODES[shape[0]]
+
+
+def read_image(path: str | Path, shape: Sequence[int], crop: float | None = None, white_level: int | None = None) -> Tensor:
+    """An image file as a model takes it, (C, H, W) float32 from 0 to 1; the centre of it where the data were cut.
+
+    Args:
+        path: the file.
+        shape: (C, H, W) of the model.
+        crop: the share of the shorter side that is kept; None: the image is squeezed.
+        white_level: as `decode` takes it.
+
+    Raises:
+        UnreadableImageError: it can't be decoded; the message is the reason.
+    """
+    _, H, W = shape
+    image_CHW = decode(path, mode_of(shape), white_level)
+    cut = TF.resize(image_CHW, [H, W], antialias=True) if crop is None else EvalTransform(H, crop)(image_CHW)
+    return to_float(cut)
+
+
+class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
+    """Image files as a model takes them: (image_CHW float32 from 0 to 1, UNKNOWN); (zeros, UNREADABLE) for what is no image.
+
+    Args:
+        paths: the N files.
+        shape: (C, H, W) of the model.
+        crop: the share of the shorter side that is kept, as the model's data were cut; None: images are squeezed.
+        white_level: as `decode` takes it, and as the model's data took it.
+
+    Raises:
+        ConfigError: the model has a number of channels that no image file has.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], shape: Sequence[int], crop: float | None = None, white_level: int | None = None
+    ) -> None:
+        mode_of(shape)
+        self.paths, self.shape, self.crop, self.white_level = paths, tuple(shape), crop, white_level
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Sample `index`."""
+        try:
+            return read_image(self.paths[index], self.shape, self.crop, self.white_level), torch.tensor(UNKNOWN)
+        except UnreadableImageError:
+            return torch.zeros(self.shape), torch.tensor(UNREADABLE)
