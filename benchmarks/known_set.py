@@ -24,7 +24,7 @@ import record
 
 from lit_guide.data import FolderData
 from lit_guide.engine.photos.examine import Examined
-from lit_guide.engine.photos.known import remember
+from lit_guide.parts.cache.known import remember
 
 CLASSES, FILES, ROUNDS = 1000, 1000, 5
 SECONDS, RATIO = 8.0, 3.0

@@ -16,11 +16,10 @@ from torch import Tensor, distributed
 
 from lit_guide.engine.data.loaders import Split, evaluation_loader
 from lit_guide.engine.errors import ConfigError, UserError, say
-from lit_guide.engine.machine import expanded
+from lit_guide.engine.machine import expanded, most_workers
 from lit_guide.engine.photos.dataset import shown
 from lit_guide.engine.photos.decode import UnreadableImageError, find_images
 from lit_guide.engine.photos.examine import examine
-from lit_guide.engine.photos.module import most_workers
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, model_of
 from lit_guide.engine.run.screen import print_table

@@ -20,7 +20,7 @@ LIMITS = {
     "export": 900,
     "engine": 5_500,
     "part": 550,
-    "package without parts": 7_700,
+    "package without parts": 7_600,
     "file": 250,
 }
 # Files of the package that are longer, and why they stay in one piece.

@@ -15,6 +15,8 @@ CACHES = {
     "disk": "lit_guide.parts.cache.copies:on_disk",
 }
 PhotoData.caches = CACHES
+# What remembers which files are good: (root, paths, folder, white_level, anew) -> what is bad or equal.
+PhotoData.checked = {"checked": "lit_guide.parts.cache.known:examine_once"}
 
 if find_spec("lit_guide.data.arrays"):
     from lit_guide.data.arrays import ArraysData as ArraysData

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+MOST_WORKERS = 16  # with more, the process that gathers their batches is what is waited for
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 # float16 on a CPU: torch has no mixed precision with it, and in pure float16 Adam's epsilon is 0 and the loss NaN in step 2.
 ON_CPU = {"16": "bf16-mixed", "16-mixed": "bf16-mixed", "16-true": "bf16-true"}
@@ -17,6 +18,11 @@ also_typed: list[str] = []  # flags that the commands of a run must have again: 
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def most_workers(processes: int = 1) -> int:
+    """Loader processes for each of the processes that train on this machine: they share its cores."""
+    return max(1, min(MOST_WORKERS, usable_cores() // processes))
 
 
 def short(path: Path) -> str:

@@ -22,14 +22,13 @@ from torchvision.transforms import v2
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source, check_classes, grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
-from lit_guide.engine.machine import expanded, usable_cores
+from lit_guide.engine.machine import expanded, most_workers
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
 from lit_guide.engine.photos.dataset import ImageDataset, Listing, joined, shown
-from lit_guide.engine.photos.known import examine_once
+from lit_guide.engine.photos.examine import Examined, examine
 from lit_guide.engine.tables import gone, load
 
 AUTO_AUGMENT = {"none": [], "randaugment": [v2.RandAugment], "trivialaugment": [v2.TrivialAugmentWide]}
-MOST_WORKERS = 16  # with more, the process that gathers their batches is what is waited for
 
 
 class PhotoData(ImageDataModule):
@@ -56,6 +55,7 @@ class PhotoData(ImageDataModule):
     """
 
     caches: ClassVar[Mapping[str, str]] = {}  # kind -> module:function of the part: the story's table
+    checked: ClassVar[Mapping[str, str]] = {}  # likewise, of what remembers the files that were checked
     on_disk = True  # whether the paths of the listing are files
     folder: Path | None = None  # where the files are; None where moving one away would leave a gap in a list of them
 
@@ -122,7 +122,7 @@ class PhotoData(ImageDataModule):
         for note in listing.notes:
             warn(note)
         if self.cache == "none":
-            examined, read = examine_once(listing.root, listing.paths, self.cache_dir, self.white_level), None
+            examined, read = self.examined(), None
         else:
             side = round(self.size / (self.crop or 1.0))  # the shorter one, as evaluation scales an image
             examined, read = load(self.caches)[self.cache](listing.root, listing.paths, side, self.cache_dir, self.white_level)
@@ -142,6 +142,13 @@ class PhotoData(ImageDataModule):
         self._check(rows, examined.duplicates)
         dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), None, read, self.white_level)
         return Source(dataset, listing.labels_N, listing.class_names, rows)
+
+    def examined(self, anew: bool = False) -> Examined:
+        """What each file is: decoded now, or, unless `anew`, remembered from an earlier run where the part for that is there."""
+        for once in load(self.checked).values():
+            found: Examined = once(self.listing.root, self.listing.paths, self.cache_dir, self.white_level, anew)
+            return found
+        return examine(self.listing.root, self.listing.paths, white_level=self.white_level)
 
     def divide(self, bad: Iterable[int] = (), duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
         """The rows of each split, without the bad ones; what the set does not come with is cut from train.
@@ -241,8 +248,3 @@ class PhotoData(ImageDataModule):
     def sample_names(self, split: str) -> list[str]:
         """The path of each sample of a split, in order."""
         return [str(self.listing.root / self.listing.paths[row]) for row in self.rows[split]]
-
-
-def most_workers(processes: int = 1) -> int:
-    """Loader processes for each of the processes that train on this machine: they share its cores."""
-    return max(1, min(MOST_WORKERS, usable_cores() // processes))

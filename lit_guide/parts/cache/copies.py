@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.photos.crops import resize_shorter
 from lit_guide.engine.photos.examine import Examined, examine
-from lit_guide.engine.photos.known import HINT, once, reason_of, recall, record
+from lit_guide.parts.cache.known import HINT, once, reason_of, recall, record
 
 
 class CachedImages:

@@ -23,8 +23,7 @@ from lit_guide.engine.errors import ConfigError, UserError, printable
 from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.dataset import Listing
 from lit_guide.engine.photos.decode import deep, opened, read_bytes
-from lit_guide.engine.photos.examine import SEEN, Examined, difference_hash, examine
-from lit_guide.engine.photos.known import remember
+from lit_guide.engine.photos.examine import SEEN, Examined, difference_hash
 from lit_guide.engine.photos.module import PhotoData
 from lit_guide.engine.tables import gone
 from lit_guide.parts.inspect.near import near_duplicates
@@ -112,8 +111,7 @@ def _check(data: ImageDataModule, near_bits: int) -> Report:
         listing = data.listing
         source: Listing | Source = listing
         names = listing.paths
-        examined = examine(listing.root, names, white_level=data.white_level)
-        remember(listing.root, names, data.cache_dir, examined, data.white_level)
+        examined = data.examined(anew=True)
         rows: Mapping[str, Int64] = data.divide(examined.bad, examined.duplicates)
         advice = "split got no image: add some, or change its fraction"
         empty = [name for name, share in data.fractions.items() if share > 0 and not len(rows[name])]

@@ -8,7 +8,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
 from lightning.pytorch import LightningModule, Trainer
 
 from lit_guide.engine.errors import warn
-from lit_guide.engine.photos.module import most_workers
+from lit_guide.engine.machine import most_workers
 from lit_guide.engine.tables import gone
 from lit_guide.engine.train.metrics import Throughput
 

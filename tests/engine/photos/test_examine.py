@@ -426,7 +426,7 @@ import json, resource, sys
 from pathlib import Path
 from lit_guide.engine.photos.examine import examine
 from lit_guide.data.folder import files_below
-from lit_guide.engine.photos.known import examine_once
+from lit_guide.parts.cache.known import examine_once
 from lit_guide.parts.cache.copies import on_disk
 from lit_guide.parts.inspect.near import near_duplicates
 

@@ -14,8 +14,8 @@ from PIL import Image
 from lit_guide import Predictor
 from lit_guide.cli import main
 from lit_guide.engine.photos.decode import UnreadableImageError, decode, decode_bytes
-from lit_guide.engine.photos.known import examine_once, fingerprint
 from lit_guide.engine.run.checkpoint import read_checkpoint
+from lit_guide.parts.cache.known import examine_once, fingerprint
 from tests.conftest import Run
 from tests.engine.photos.files import tiff
 

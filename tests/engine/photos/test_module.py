@@ -337,11 +337,21 @@ def test_statistics_of_imagenet_are_the_default(uneven):
     assert data.std == [0.229, 0.224, 0.225]
 
 
+def test_without_the_part_that_remembers_every_file_is_looked_at_each_time(uneven, monkeypatch):
+    monkeypatch.setattr(photos.PhotoData, "checked", {"checked": "lit_guide.parts.never.known:examine_once"})
+    monkeypatch.setattr("lit_guide.parts.cache.known.examine", lambda *args, **kwargs: pytest.fail("the part was asked"))
+    data = folder_data(uneven, on_bad_image="skip")
+    (first := next(path for path in uneven.rglob("*") if path.is_file())).write_bytes(b"")
+    index = list(data.listing.paths).index(first.relative_to(uneven).as_posix())
+    assert data.examined().bad == folder_data(uneven).examined().bad == {index: "empty file"}
+
+
 # --- what a model is built from
 
 
 def test_what_a_model_is_built_from_is_known_before_any_file_is_opened(uneven, monkeypatch):
-    monkeypatch.setattr(photos, "examine_once", lambda *args: pytest.fail("files were opened"))
+    for name in ("engine.photos.module", "parts.cache.known"):
+        monkeypatch.setattr(f"lit_guide.{name}.examine", lambda *args, **kwargs: pytest.fail("files were opened"))
     data = folder_data(uneven, image_size=40)
     assert data.class_names == sorted(path.name for path in uneven.iterdir())
     assert data.input_shape == (3, 40, 40)
@@ -363,7 +373,7 @@ def test_one_class_is_not_enough_and_known_as_early(tmp_path):
 def test_auto_takes_the_cores_of_this_process_and_no_more_than_there_are_batches(
     uneven, monkeypatch, cores, devices, batch_size, workers
 ):
-    monkeypatch.setattr(photos, "usable_cores", lambda: cores)
+    monkeypatch.setattr("lit_guide.engine.machine.usable_cores", lambda: cores)
     data = folder_data(uneven, num_workers="auto", batch_size=batch_size)
     data.trainer = SimpleNamespace(num_devices=devices) if devices > 1 else None
     assert data.auto_workers() == workers
@@ -371,7 +381,7 @@ def test_auto_takes_the_cores_of_this_process_and_no_more_than_there_are_batches
 
 @pytest.mark.parametrize(("num_workers", "count"), [("auto", 1), (2, 2), (0, 0)])
 def test_loaders_have_the_workers_asked_for_and_keep_them(uneven, monkeypatch, num_workers, count):
-    monkeypatch.setattr(photos, "usable_cores", lambda: 1)
+    monkeypatch.setattr("lit_guide.engine.machine.usable_cores", lambda: 1)
     loader = folder_data(uneven, num_workers=num_workers).train_dataloader()
     assert loader.num_workers == count
     assert loader.persistent_workers == (count > 0)

@@ -18,14 +18,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.photos import known
 from lit_guide.engine.photos.crops import resize_shorter
 from lit_guide.engine.photos.dataset import ImageDataset, Paths
 from lit_guide.engine.photos.decode import decode
 from lit_guide.engine.photos.examine import examine
-from lit_guide.engine.photos.known import default_folder, examine_once, fingerprint
-from lit_guide.parts.cache import copies
+from lit_guide.parts.cache import copies, known
 from lit_guide.parts.cache.copies import CachedImages, in_memory, on_disk
+from lit_guide.parts.cache.known import default_folder, examine_once, fingerprint
 
 SIDE = 48
 GOOD = ["cat/1.jpg", "cat/2.jpg", "cat/same.jpg", "dog/high.png", "dog/small.png", "dog/turned.jpg"]

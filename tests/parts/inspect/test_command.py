@@ -88,7 +88,7 @@ def test_f26_a_report_that_cannot_be_written_is_said_before_the_check(run: Run, 
 def test_what_check_decoded_fit_need_not_decode_again(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     assert run("data", "check", *FOLDER).code == 0
-    monkeypatch.setattr("lit_guide.engine.photos.known.examine", lambda *args: pytest.fail("decoded again"))
+    monkeypatch.setattr("lit_guide.parts.cache.known.examine", lambda *args: pytest.fail("decoded again"))
     assert run("data", "show", *FOLDER).code == 0
 
 

@@ -71,7 +71,7 @@ def train(tmp_path, slow_data, data, epochs=2):
 
 
 def test_waiting_for_data_is_told_once_with_the_flag_to_raise(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lit_guide.engine.photos.module.usable_cores", lambda: 6)
+    monkeypatch.setattr("lit_guide.engine.machine.usable_cores", lambda: 6)
     monkeypatch.setattr(callback, "BATCHES", 5)
     train(tmp_path, SlowData(share=0.05, seconds=0.02), SlowSource(0.005))
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-guide")]
@@ -81,7 +81,7 @@ def test_waiting_for_data_is_told_once_with_the_flag_to_raise(tmp_path, capsys, 
         r"Load with more processes: --data.num_workers 6 \(now 0\).",
         told[0],
     )
-    monkeypatch.setattr("lit_guide.engine.photos.module.usable_cores", lambda: 1)
+    monkeypatch.setattr("lit_guide.engine.machine.usable_cores", lambda: 1)
     train(tmp_path, SlowData(share=0.05, seconds=0.02), SlowSource(0.02, num_workers=1), epochs=1)
     assert "All cores load already: decode each image once with --data.cache ram" in capsys.readouterr().err
 

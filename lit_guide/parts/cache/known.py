@@ -28,9 +28,22 @@ HINT = "Set data.cache_dir to another disk, or data.cache to none."
 T = TypeVar("T")
 
 
-def examine_once(root: Path, paths: Sequence[str], folder: Path | None, white_level: int | None = None) -> Examined:
-    """What `examine` finds, or found before as these files are now; remembered are the bad ones and those that are equal."""
+def examine_once(
+    root: Path, paths: Sequence[str], folder: Path | None, white_level: int | None = None, anew: bool = False
+) -> Examined:
+    """What `examine` finds, or found before as these files are now; remembered are the bad ones and those that are equal.
+
+    Args:
+        root, paths: the files, and the folder that the paths are relative to.
+        folder: where things are remembered; `default_folder()` if None.
+        white_level: as `decode` takes it.
+        anew: look at every file, and remember that.
+    """
     look = partial(examine, root, paths, white_level=white_level)
+    if anew:
+        examined = look()
+        remember(root, paths, folder, examined, white_level)
+        return examined
     try:
         return once(root, paths, folder, lambda home: (recall(home / RECORD), None), lambda _: (look(), None), white_level)[0]
     except UserError:  # nothing can be remembered

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_guide.engine.photos import known
 from lit_guide.engine.photos.dataset import Paths
 from lit_guide.engine.photos.examine import examine
-from lit_guide.engine.photos.known import examine_once, fingerprint, remember
+from lit_guide.parts.cache import known
+from lit_guide.parts.cache.known import examine_once, fingerprint, remember
 
 BAD = {"cat/empty.jpg": "empty file", "dog/zz.jpg": "not an image"}
 NAMES = sorted(["cat/1.jpg", "cat/same.jpg", "dog/1.png", *BAD])
