@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.strategies import FSDPStrategy
 
 import lit_guide.data  # noqa: F401  # a source that is imported goes by its short name: --data DigitsData
@@ -49,7 +50,8 @@ def start(command: str, args: list[str]) -> Started:
     try:
         cli.stop, cli.throughput, cli.best = Stop(), Throughput(), None
         callbacks: list[Callback] = [cli.stop, cli.throughput]
-        if settings.enable_progress_bar is not False:
+        given = {key: listed(cli.config_init.trainer.get(key)) for key in ("callbacks", "logger")}
+        if settings.enable_progress_bar is not False and not any(isinstance(one, AnyProgressBar) for one in given["callbacks"]):
             callbacks.append(ProgressBar())
         if training:
             if settings.enable_model_summary is not False:
@@ -60,12 +62,10 @@ def start(command: str, args: list[str]) -> Started:
             cli.best = checkpoints.BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss")
             last = checkpoints.LastCheckpoint(cli.run_dir, cli.stop, cli.config.checkpoint.every_n_steps, begun, cli.validated)
             callbacks += [cli.best, last]
-        given = cli.config_init.trainer.get("logger")
-        others = [] if given in (None, True, False) else given if isinstance(given, list) else [given]
         cli.trainer = cli.make_trainer(
             callbacks,
             plugins=[CheckpointWriter(cli.run_dir / "checkpoints")],
-            logger=[MetricsCSV(cli.run_dir, cli.rows_to_keep()), *others] if training else False,
+            logger=[MetricsCSV(cli.run_dir, cli.rows_to_keep()), *given["logger"]] if training else False,
             profiler=cli.config_init.trainer.get("profiler") or NoProfiler(),
         )
         if training:
@@ -79,6 +79,11 @@ def start(command: str, args: list[str]) -> Started:
     if not cli.call.images:
         leave_out_empty_hooks(cli.trainer, cli.model)
     return cli
+
+
+def listed(given: Any) -> list[Any]:
+    """What a key of the trainer gives, which may be one object, several, or none."""
+    return [] if given in (None, True, False) else given if isinstance(given, list) else [given]
 
 
 def fit(args: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lit_guide.engine.config.arguments import CALL, read_call
 from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.named import check_named
 from lit_guide.engine.config.parser import Parser
-from lit_guide.engine.config.places import check_places, refuse_other_runs, told, with_home
+from lit_guide.engine.config.places import check_places, leave_out_writers, refuse_other_runs, told, with_home
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, warn
 from lit_guide.engine.run import checkpoint as stored
@@ -126,10 +127,11 @@ class ClassifierCLI(LightningCLI):
             named = classes_of(self._saved(), BY_NAME if self.command == "fit" else {"loss": nn.Module}, self.ckpt_path)
             parser.set_defaults({"model": {"class_path": usual.class_path, "init_args": {**before, **named}}})
         self.config = with_home(parser.parse_args(args))
-        if self.command != "fit":  # what is not trained is not logged
-            self.config.trainer.logger = False
         check_named(self.config)
-        check_places(self.config, told(args, self.call.typed), self.command == "fit" and self.checkpoint is None)
+        said = told(args, self.call.typed)
+        if self.command != "fit":
+            leave_out_writers(self.config.trainer, said)
+        check_places(self.config, said, self.command == "fit" and self.checkpoint is None)
         fit_to_machine(self.config)
         for key in CALL:
             if self.config.pop(key, None) is not None:
@@ -176,7 +178,9 @@ class ClassifierCLI(LightningCLI):
             self.config_init = parser.instantiate(config)
         except Exception as error:
             of = re.search(r"class_path[ =]'([\w.]+)'", str(error))
-            why = re.search(r"(?:':\n|\n *-) +(?!Problem|Parser key|Does not|Expected a|Not a valid)(.+)", str(error))
+            why = re.search(
+                r"(?:':\n|\n *-) +(?!Problem|Parser key|Does not|Expected a|Not a valid|a class|a dict)(.+)", str(error)
+            )
             told = ConfigError(f"{of[1]} can't be made: {why[1].rstrip('.')}.") if of and why else error
             raise next((cause for cause in causes(error) if isinstance(cause, UserError)), told) from None
         self.built = {key: self.config_init.get(key) for key in self.flags}
@@ -216,7 +220,12 @@ class ClassifierCLI(LightningCLI):
         for key in ("path", "root", "table", "cache_dir"):
             if (path := given.get(key)) is not None and Path(path).exists():
                 given[key] = str(Path(path).absolute())  # found again from any directory
-        text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        try:
+            with warnings.catch_warnings():  # jsonargparse writes that it could not write something, and warns
+                warnings.filterwarnings("error", r"\s*Unable to serialize")
+                text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        except Exception as error:
+            raise ConfigError(f"config.yaml can't hold these settings: {' '.join(str(error).split())}.") from None
         self.parser.parse_object(yaml.safe_load(text))  # what can't be read again is refused before anything is trained
         runs.write_atomic(self.run_dir / "config.yaml", text)
 

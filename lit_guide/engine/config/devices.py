@@ -113,6 +113,8 @@ def _settle_strategy(trainer: Namespace, cuda: bool) -> str:
         raise unknown("accelerator", trainer.accelerator)
     if named and name not in ("auto", *known):
         raise unknown("strategy", name, *known)
+    if name == "ModelParallel":
+        raise misfit("--strategy ModelParallel needs a model that divides itself: use --strategy fsdp, which divides any.")
     if name.lower().startswith("fsdp") and not cuda:
         raise misfit(f"--strategy {name} spreads a model over NVIDIA GPUs: use --strategy ddp.")
     # A process that multiprocessing starts brings back its weights only: figures, errors and signals would be lost.

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch import LightningModule
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, ThroughputMonitor
 from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.plugins import LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
@@ -23,6 +23,8 @@ from lit_guide.engine.errors import ConfigError
 PACKAGE = __name__.split(".")[0]
 # The kinds of classes that a configuration may name of torch, Lightning and the engine.
 KINDS = (*SUGGESTED, nn.Module, Profiler, Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision)
+
+REFUSED = (LambdaCallback, ThroughputMonitor, SpikeDetection)  # two take functions; the third's file may be a link that leads out
 
 
 def check_named(value: Any, key: str = "") -> None:
@@ -61,7 +63,7 @@ def _check_class(found: Any, path: str, key: str) -> None:
     if owner.startswith(f"{PACKAGE}.engine."):
         fits = issubclass(found, KINDS) and "run_dir" not in inspect.signature(found).parameters  # `fit` gives it its own
     elif owner.startswith(("torch.", "lightning.")):
-        fits = issubclass(found, KINDS) and found not in (LambdaCallback, SpikeDetection)  # functions; what a link may lead out
+        fits = issubclass(found, KINDS) and found not in REFUSED
     else:  # it may be named by way of a module that imports it
         fits = True
         require_allowed(found.__module__, key)

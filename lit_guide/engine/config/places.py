@@ -49,11 +49,8 @@ def check_places(config: Namespace, said: Collection[tuple[str, str]], training:
     What only helps is left out instead: a folder for a cache, and leave to download a set. `said` is what `told` gave, `training`
     whether a run is trained from its beginning. Raises a ConfigError that says what to type.
     """
-    for key, name, value in texts(config.trainer, "trainer"):
-        file = name == "filename" and key.startswith("trainer.profiler")
-        place = file or IS_PLACE.search(name) or LEADS_OUT.search(value)
-        if place and name != "default_root_dir" and not is_said(key, value, said):
-            raise ConfigError(f"{key} is {value}, in a file. Where a run writes to, or connects to, is typed: --{key} {value}")
+    for key, value in untyped(config.trainer, "trainer", said):
+        raise ConfigError(f"{key} is {value}, in a file. Where a run writes to, or connects to, is typed: --{key} {value}")
     data, model = config.get("data.init_args") or {}, config.get("model.init_args") or {}
     if (folder := data.get("cache_dir")) is not None and not is_said("data.cache_dir", str(folder), said):
         warn(f"data.cache_dir stands in a file, so it is not used. To use it: --data.cache_dir {folder}")
@@ -66,6 +63,24 @@ def check_places(config: Namespace, said: Collection[tuple[str, str]], training:
     weights = model.get("weights")
     if training and isinstance(weights, str) and not is_said("model.weights", weights, said):
         raise ConfigError(f"model.weights is {weights}, in a file. What is downloaded is typed: --model.weights {weights}")
+
+
+def untyped(value: Any, key: str, said: Collection[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """(key, text) of the places and addresses in a part of a configuration that the command line does not name."""
+    for at, name, text in texts(value, key):
+        file = name == "filename" and at.startswith("trainer.profiler")
+        place = file or IS_PLACE.search(name) or LEADS_OUT.search(text)
+        if place and name != "default_root_dir" and not is_said(at, text, said):
+            yield at, text
+
+
+def leave_out_writers(trainer: Namespace, said: Collection[tuple[str, str]]) -> None:
+    """For a command that trains nothing: no logger, and no callback or profiler that would write where nobody typed it."""
+    trainer.logger, given = False, trainer.callbacks or []
+    ones = given if isinstance(given, list) else [given]
+    trainer.callbacks = [one for one in ones if not any(untyped(one, "trainer.callbacks", said))] or None
+    if any(untyped(trainer.profiler, "trainer.profiler", said)):
+        trainer.profiler = None
 
 
 def texts(value: Any, key: str, name: str = "", classes: bool = False) -> Iterator[tuple[str, str, str]]:

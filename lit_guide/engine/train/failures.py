@@ -4,12 +4,13 @@ import errno
 import re
 import shutil
 from pathlib import Path
+from traceback import walk_tb
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from lit_guide.engine.errors import ConfigError, UserError, causes
+from lit_guide.engine.errors import ConfigError, UserError, causes, first_line
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.guards import Guards
@@ -40,6 +41,9 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
     guards = next((callback for callback in callbacks if isinstance(callback, Guards)), None)
     if guards and (operation := re.search(r"Function '(\w+)' returned nan values", text)):
         return guards.not_finite(trainer, guards.bad_loss or 0.0, operation=operation[1])
+    frames = [frame.f_locals.get("self") for frame, _ in walk_tb(chain[-1].__traceback__)]
+    if theirs := [one for one in frames if isinstance(one, Callback) and type(one).__module__.startswith("lightning.")]:
+        return ConfigError(f"{type(theirs[0]).__name__} does not fit this model or these settings: {first_line(chain[-1])}.")
     if "in loading state_dict" in text:
         return UserError(f"{trainer.ckpt_path}: its weights do not fit the network it names: {error}")
     if "more than 1 value per channel" in text:
