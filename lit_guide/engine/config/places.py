@@ -20,13 +20,14 @@ from lit_guide.engine.run import runs
 
 # Arguments whose text is a place, however it looks; of any other, text that could lead out of a folder, or is an address.
 IS_PLACE = re.compile(r"(^|_)(dir|dirpath|path|root|folder|location|uri|url|host)s?$")
+ONLINE = ("CometLogger", "LitLogger", "MLFlowLogger", "NeptuneLogger", "WandbLogger")  # they send to whom the environment names
 LEADS_OUT = re.compile(r"^[~/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|://")
 
 
 def told(args: Sequence[str], typed: Sequence[str]) -> list[tuple[str, str]]:
     """(key, text) of what the command line itself says: its flags, and the recipes of this project that it names."""
     words = [word if "=" in word else f"{word}={after}" for word, after in pairwise([*typed, ""]) if word.startswith("-")]
-    said = [(flag.lstrip("-").replace(".init_args", ""), text) for flag, _, text in (word.partition("=") for word in words)]
+    said = [(flag.strip("-+").replace(".init_args", ""), text) for flag, _, text in (word.partition("=") for word in words)]
     said += [(f"trainer.{key}", text) for key, text in said if key in SHORT_FORMS]
     for path in (
         Path(word.partition("=")[2] or after) for word, after in pairwise([*args, ""]) if word.partition("=")[0] in RECIPES
@@ -51,6 +52,11 @@ def check_places(config: Namespace, said: Collection[tuple[str, str]], training:
     """
     for key, value in untyped(config.trainer, "trainer", said):
         raise ConfigError(f"{key} is {value}, in a file. Where a run writes to, or connects to, is typed: --{key} {value}")
+    given = config.trainer.logger
+    for one in given if isinstance(given, list) else [given]:
+        name = str(one.get("class_path", "")).rpartition(".")[2] if isinstance(one, Namespace) else ""
+        if name in ONLINE and not one.get("init_args.offline") and not is_said("trainer.logger.class", name, said):
+            raise ConfigError(f"trainer.logger is {name}, in a file. What sends figures away is typed: --trainer.logger {name}")
     data, model = config.get("data.init_args") or {}, config.get("model.init_args") or {}
     if (folder := data.get("cache_dir")) is not None and not is_said("data.cache_dir", str(folder), said):
         warn(f"data.cache_dir stands in a file, so it is not used. To use it: --data.cache_dir {folder}")

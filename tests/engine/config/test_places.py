@@ -57,6 +57,16 @@ def test_f35_f36_a_place_or_an_address_in_a_file_is_refused(run: Run, home: Path
     assert files(Path()) == before
 
 
+@pytest.mark.parametrize("name", ["CometLogger", "WandbLogger", "MLFlowLogger"])
+def test_f35_f36_a_logger_that_sends_figures_away_is_typed(run: Run, name: str) -> None:
+    Path("theirs.yaml").write_text(json.dumps({"trainer": {"logger": [{"class_path": f"lightning.pytorch.loggers.{name}"}]}}))
+    outcome = run(*FIT, "--config=theirs.yaml", "--run_dir=own")
+    assert (outcome.code, Path("own").exists()) == (2, False)
+    assert f"trainer.logger is {name}, in a file. What sends figures away is typed: --trainer.logger {name}" in outcome.err
+    for typed in ([f"--trainer.logger={name}"], ["--config=theirs.yaml", f"--trainer.logger+={name}"]):
+        assert f"lightning.pytorch.loggers.{name} can't be made: Requirement" in run(*FIT, *typed).err  # as it is not installed
+
+
 def test_f35_what_is_typed_is_taken(run: Run, home: Path) -> None:
     outcome = run(*FIT, "--run_dir=own", "--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={home}/logs")
     assert outcome.code == 0, outcome.err

@@ -48,7 +48,7 @@ REFUSED = {
     "CSVLogger": TYPED,
     "Callback": OTHERS,
     "CheckpointIO": OTHERS,
-    "CometLogger": "Requirement 'comet-ml",
+    "CometLogger": "What sends figures away is typed: --trainer.logger CometLogger",
     "DeepSpeedPrecision": LACKS,
     "DeepSpeedStrategy": "you must have DeepSpeed installed",
     "FSDPPrecision": LACKS,
