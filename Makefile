@@ -58,7 +58,26 @@ bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a qu
 	$(BIN)/python benchmarks/cpu_precision.py
 	$(BIN)/python benchmarks/resume_cost.py
 	$(BIN)/python benchmarks/guide.py
-	command -v nvidia-smi > /dev/null || exit 0; $(BIN)/python benchmarks/gpu_step.py
+	command -v nvidia-smi > /dev/null || exit 0; $(BIN)/python benchmarks/gpu_step.py && $(BIN)/python benchmarks/gpu_small.py
+
+# With any Python that has a GPU build of torch: no .venv, nothing is installed. EXTRA: a folder with what that Python lacks.
+.PHONY: test-gpu bench-gpu gpu-extra
+DEVICE ?= cuda
+EXTRA ?= .gpu-extra
+test-gpu bench-gpu: export PYTHONPATH := $(CURDIR):$(abspath $(EXTRA)):$(PYTHONPATH)
+# Where records go: OUT, if it is not the one of `make new`.
+test-gpu bench-gpu: export RECORDS := $(if $(filter file,$(origin OUT)),,$(abspath $(OUT)))
+test-gpu:  ## what only a GPU can show, in five minutes; DEVICE=cpu rehearses it
+	@$(PYTHON) -m tests.gpu --device $(DEVICE)
+
+bench-gpu:  ## the claims about a GPU, in five minutes; DEVICE=cpu tries the scripts
+	@$(PYTHON) benchmarks/gpu.py --device $(DEVICE)
+
+# Wheels of pure Python alone: they run on any machine. Those with compiled parts have to be there.
+gpu-extra:  ## fill EXTRA with what a Python with torch, Lightning and ONNX Runtime may lack
+	$(PYTHON) -m pip install --quiet --upgrade --target "$(EXTRA)" --no-deps --no-compile --constraint constraints.txt \
+		--only-binary :all: --python-version 3.12 --implementation py --abi none --platform any \
+		jsonargparse docstring_parser typeshed_client rich markdown-it-py mdurl pygments onnxscript onnx-ir
 # end
 
 $(STAMP): pyproject.toml constraints.txt

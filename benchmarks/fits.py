@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,30 @@ def train(cli: Any, data: Any) -> None:
         cli.trainer.fit(cli.model, datamodule=data)
     for process in getattr(cli.trainer.strategy.launcher, "procs", []):
         process.wait()  # only then do its CPU seconds count as our own
+
+
+def syncs(cli: Any, data: Any, first: int, last: int) -> list[str]:
+    """Where the host waited for a CUDA device in these training steps, counted from 0, as file:line; on a CPU nothing is seen."""
+    import torch
+    from lightning.pytorch.callbacks import Callback
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == first and module.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("warn")
+
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == last and module.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+
+    cli.trainer.callbacks.append(Watch())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cli.trainer.fit(cli.model, data)
+    steps = cli.trainer.global_step
+    if steps <= last:
+        raise SystemExit(f"the run had {steps} steps only: the syncs of step {last} could not be seen")
+    return [f"{item.filename}:{item.lineno}" for item in told if "synchronizing CUDA operation" in str(item.message)]
 
 
 def step(options: Sequence[str], skipped: int, folder: Path) -> float:

@@ -16,7 +16,7 @@ There is no augmentation and no validation, and checkpoints come after the last 
 that the progress bar draws. The clock waits for the device at the 21st step and after the last one. Without a GPU the script
 ends with 2; it needs one with 24 GB.
 
-    python benchmarks/gpu_step.py [--quick]
+    python benchmarks/gpu_step.py [--quick] [--seconds 180]
     python benchmarks/gpu_step.py --quick --device cpu      only tries the script
 """
 
@@ -25,7 +25,6 @@ import json
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,41 +112,25 @@ class Bench:
                 if batch_idx == last:
                     times.append(self.now())
 
-        self.fit(options, Clock())
+        cli = self.build(options)
+        cli.trainer.callbacks.append(Clock())
+        cli.trainer.fit(cli.model, self.loader)
         return self.timed * self.batch / (times[1] - times[0])
 
     def syncs(self) -> float:
         """How often the host waits for the device in 50 steps."""
-        import torch
-        from lightning.pytorch.callbacks import Callback
-
-        first, last, cuda = self.skipped, self.skipped + self.timed - 1, self.device == "cuda"
-
-        class Watch(Callback):
-            def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-                if batch_idx == first and cuda:
-                    torch.cuda.set_sync_debug_mode("warn")
-
-            def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-                if batch_idx == last and cuda:
-                    torch.cuda.set_sync_debug_mode("default")
-
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            self.fit(BF16, Watch())
-        found = [item for item in told if "synchronizing CUDA operation" in str(item.message)]
-        for place in sorted({f"{item.filename}:{item.lineno}" for item in found}):
+        found = fits.syncs(self.build(BF16), self.loader, self.skipped, self.skipped + self.timed - 1)
+        for place in sorted(set(found)):
             print(f"the host waits in {place}", file=sys.stderr)
         return len(found) * PER / self.timed
 
-    def fit(self, options: Sequence[str], callback: Any) -> None:
-        """Train with a callback of ours as the last one."""
+    def build(self, options: Sequence[str]) -> Any:
+        """What `lit-guide fit` builds, with a progress bar that draws."""
         cli = fits.build([*self.options, *options], self.folder)
         bar = cli.trainer.progress_bar_callback
         if bar is None or bar.is_disabled:
             raise SystemExit("A progress bar does not draw: standard output should be a terminal.")
-        cli.trainer.callbacks.append(callback)
-        cli.trainer.fit(cli.model, self.loader)
+        return cli
 
     def round(self, index: int) -> dict[str, Any]:
         """Images/s of each side and the ratios; each round starts with another side."""
@@ -164,18 +147,19 @@ class Bench:
         return figures | {"ours_over_plain": over["plain"], "ours_over_default": over["default"]}
 
 
-def measure(device: str, quick: bool, wait: float) -> dict[str, Any]:
+def measure(device: str, quick: bool, wait: float, seconds: float) -> dict[str, Any]:
     """All figures, in this process, whose standard output is a terminal."""
     import torch
 
     import lit_guide.engine.config.parser  # noqa: F401  # Lightning sets its logging up when it is imported
 
     record.silence_lightning()
+    until = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(device, quick, Path(folder))
         if not quick:
             bench.round(0)  # the warm-up
-        rounds = record.repeat(1 if quick else ROUNDS, bench.round, None if quick else wait)
+        rounds = record.repeat(1 if quick else ROUNDS, bench.round, None if quick else wait, until)
         name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
         return {"rounds": rounds, "syncs": bench.syncs(), "device": name, "tf32": torch.backends.cudnn.allow_tf32}
 
@@ -183,10 +167,11 @@ def measure(device: str, quick: bool, wait: float) -> dict[str, Any]:
 def main() -> int:
     parser = record.arguments(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu, with --quick, only tries the script")
+    parser.add_argument("--seconds", type=float, default=3600, help="begin no round later, if there is one")
     parser.add_argument("--worker", default=None, help="used by the script itself")
     given = parser.parse_args()
     if given.worker:
-        Path(given.worker).write_text(json.dumps(measure(given.device, given.quick, given.wait)), encoding="utf-8")
+        Path(given.worker).write_text(json.dumps(measure(given.device, given.quick, given.wait, given.seconds)), encoding="utf-8")
         return 0
     import torch
 
@@ -197,7 +182,8 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
-        options = ["--device", given.device, "--wait", str(given.wait), *(["--quick"] if given.quick else [])]
+        options = ["--device", given.device, "--wait", str(given.wait), "--seconds", str(given.seconds)]
+        options += ["--quick"] if given.quick else []
         in_terminal([sys.executable, __file__, "--worker", str(file), *options])
         found = json.loads(file.read_text(encoding="utf-8"))
     middle = {**record.medians(found["rounds"]), "syncs": found["syncs"]}

@@ -4,24 +4,24 @@
 """
 
 import argparse
-import datetime
 import json
 import logging
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-PACKAGES = ("torch", "lightning", "torchvision", "lit-guide")
+from hardware import cores as cores
+from hardware import environment
+
+HERE = Path(__file__).resolve().parent
+RECORDS = Path(os.environ.get("RECORDS") or HERE / "records")  # elsewhere: what is measured here is not what README.md shows
 START, END = "<!-- records: start -->", "<!-- records: end -->"
 QUIET = 0.05  # share of the machine that others may use before and during a repetition
 
@@ -40,11 +40,6 @@ def silence_lightning() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_to(count: int) -> None:
@@ -94,7 +89,9 @@ def share_of_others(measure: Callable[[], Any]) -> tuple[Any, float | None]:
     return result, round(max(0.0, others) / (wall * (os.cpu_count() or 1)), 3)
 
 
-def repeat(count: int, measure: Callable[[int], dict[str, Any]], wait: float | None) -> list[dict[str, Any]]:
+def repeat(
+    count: int, measure: Callable[[int], dict[str, Any]], wait: float | None, until: float | None = None
+) -> list[dict[str, Any]]:
     """Measure until `count` repetitions are undisturbed: others used 5% of the machine at most.
 
     A disturbed repetition is made again; it stays in the list, marked, and counts in no median.
@@ -103,12 +100,15 @@ def repeat(count: int, measure: Callable[[int], dict[str, Any]], wait: float | N
         count: undisturbed repetitions to reach; three times as many are tried.
         measure: given the number of the repetition, its figures.
         wait: seconds to wait for a quiet machine before each; None in a smoke test: `count` repetitions, disturbed or not.
+        until: by the clock of `time.monotonic`, when fewer are enough, one at least; None: never.
 
     Raises:
         SystemExit: the machine was too busy.
     """
     found: list[dict[str, Any]] = []
     while (done := len(undisturbed(found))) < count:
+        if until is not None and done and time.monotonic() > until:
+            break
         if len(found) == 3 * count:
             raise SystemExit(f"Others used this machine: {done} of {len(found)} repetitions were undisturbed. No record.")
         if wait is not None:
@@ -154,17 +154,6 @@ def claim(text: str, figure: float, limit: float, n: int, at_most: bool = True) 
     return {"text": text, "figure": round(figure, 4), "limit": f"{'<=' if at_most else '>='} {limit:g}", "n": n, "held": held}
 
 
-def environment() -> dict[str, Any]:
-    """Versions, processor and date."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cpu": _cpu_model(),
-        "cores": cores(),
-        "variables": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))},
-        "versions": {"python": platform.python_version(), **{name.replace("-", "_"): version(name) for name in PACKAGES}},
-    }
-
-
 def finish(
     name: str,
     claims: Sequence[Mapping[str, Any]],
@@ -199,11 +188,16 @@ def finish(
         "environment": environment(),
         "repetitions": list(repetitions),
     }
-    path = HERE / "records" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    refresh_readme()
+    write(name, content)
     return 0 if all(item["held"] for item in claims) else 1
+
+
+def write(name: str, content: Mapping[str, Any]) -> None:
+    """Write a record, and the table of README.md anew if it is one of those here."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    (RECORDS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if RECORDS.resolve() == HERE / "records":
+        refresh_readme()
 
 
 def refresh_readme() -> None:
@@ -214,22 +208,14 @@ def refresh_readme() -> None:
         where = content["environment"]
         for item in content["claims"]:
             verdict = "held" if item["held"] else "**did not hold**"
-            figure = f"{item['figure']:g}, {verdict} (n = {item['n']}, {where['date']}, {where['cores']} cores of {where['cpu']})"
+            on = where["gpu"]["name"] if "gpu" in where else f"{where['cores']} cores of {where['cpu']}"
+            figure = f"{item['figure']:g}, {verdict} (n = {item['n']}, {where['date']}, {on})"
             name = path.stem
             lines.append(f"| `{name}.py` | {item['text']}: {item['limit']} | {figure} | `python benchmarks/{name}.py` |")
     readme = HERE / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
     readme.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
-
-
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -220,6 +220,21 @@ def test_normalisation_is_saved_with_the_weights():
     assert {key: value.flatten().tolist() for key, value in state.items()} == {"mean_C11": [0.25], "std_C11": [0.5]}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_normalisation_is_one_that_torch_2_11_takes_and_no_bit_is_another_for_it(monkeypatch, dtype):
+    image_BCHW, plain = torch.rand(2, 3, 5, 5), torch.nn.functional.batch_norm
+    mean, std = [0.1, 0.5, 0.9], [1e-6, 0.3, 1.0]  # no smaller deviation is ever computed
+    network = Normalized(nn.Identity(), mean, std).to(dtype)
+
+    def as_in_2_11(*args, eps, **kwargs):
+        assert eps > 0, f"batch_norm eps must be positive, but got {eps}"
+        return plain(*args, eps=eps, **kwargs)
+
+    monkeypatch.setattr(zoo.F, "batch_norm", as_in_2_11)
+    exact_BCHW = plain(image_BCHW.to(dtype), network.mean_C11.flatten(), network.std_C11.flatten().square(), eps=0.0)
+    assert torch.equal(network(image_BCHW), exact_BCHW)
+
+
 def test_normalized_takes_float32_pixels_in_the_precision_of_its_weights():
     network = Normalized(nn.Conv2d(1, 2, 1), [0.5], [0.25]).to(torch.bfloat16)
     assert network(torch.rand(1, 1, 4, 4)).dtype == torch.bfloat16

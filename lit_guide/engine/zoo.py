@@ -38,10 +38,10 @@ class Normalized(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """(B, C, H, W), pixels from 0 to 1 -> logits (B, K)."""
-        # The buffers have the precision of the weights (`--precision bf16-true`), the pixels need not.
-        image_BCHW = image_BCHW.to(self.mean_C11.dtype)
+        image_BCHW = image_BCHW.to(self.mean_C11.dtype)  # that of the weights (`--precision bf16-true`); the pixels' may differ
         # (image - mean) / std in one pass; broadcasting takes six times as long over images whose channels lie side by side.
-        image_BCHW = F.batch_norm(image_BCHW, self.mean_C11.flatten(), self.std_C11.flatten().square(), eps=0.0)
+        # The epsilon is too small to change a bit of the variance, but torch 2.11 refuses 0.
+        image_BCHW = F.batch_norm(image_BCHW, self.mean_C11.flatten(), self.std_C11.flatten().square(), eps=1e-30)
         logits_BK: Tensor = self.body(image_BCHW)
         return logits_BK
 

@@ -34,6 +34,7 @@ TEMPLATE_ONLY = (
     "tests/docs/*.py",
     "tests/engine/*.py",
     "tests/export/*.py",
+    "tests/gpu/*.py",
     "tests/parts/*.py",
     "tests/template/*.py",
     "tests/test_*.py",
