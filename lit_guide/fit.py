@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 import lit_guide.data  # noqa: F401  # a source that is imported goes by its short name: --data DigitsData
 from lit_guide.engine import tables
-from lit_guide.engine.config.started import Started, ending, limit_of
+from lit_guide.engine.config.started import Started
 from lit_guide.engine.errors import Stopped, UserError, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
@@ -20,7 +20,7 @@ from lit_guide.engine.train.progress import NoProfiler, ProgressBar, Summary, le
 from lit_guide.engine.train.stop import Stop
 from lit_guide.engine.train.writer import CheckpointWriter
 from lit_guide.export.classifier import missing
-from lit_guide.export.closing import print_closing
+from lit_guide.export.closing import ending, limit_of, print_closing
 from lit_guide.export.command import formats, raise_for
 from lit_guide.export.weights import write_weights
 from lit_guide.model import LitClassifier

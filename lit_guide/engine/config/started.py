@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_guide.engine.config.cli import ClassifierCLI
-from lit_guide.engine.errors import ConfigError, Stopped, say
+from lit_guide.engine.errors import ConfigError, Stopped, UserError, first_line, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import BestCheckpoint
 from lit_guide.engine.train.failures import explain_failure
@@ -36,6 +35,15 @@ class Started(ClassifierCLI):
     best: BestCheckpoint | None
     validated: bool
     tested: bool
+
+    def __init__(self, command: str, args: list[str], *more: Any) -> None:
+        try:
+            super().__init__(command, args, *more)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # values so odd that the parser gives way
+            files = ", ".join(word for word in [*self.call.args, self.ckpt_path or ""] if word.endswith((".yaml", ".ckpt")))
+            raise ConfigError(f"{files}: settings that can't be used: {type(error).__name__}: {first_line(error)}.") from error
 
     def run(self, step: Callable[..., Any], model: LightningModule, **kwargs: Any) -> Any:
         """Call a method of the trainer; what it raises is told in words, and a Ctrl-C is a KeyboardInterrupt again."""
@@ -125,28 +133,6 @@ class Started(ClassifierCLI):
         if self.checkpoint is not None and self.ckpt_path is not None:
             for name, before, after in differences(self.checkpoint["hyper_parameters"], self.model.hparams, "model"):
                 say(f"{name} is {after} as given, in place of {before} in {Path(self.ckpt_path).name}.")
-
-
-def ending(trainer: Trainer, best: BestCheckpoint | None) -> str:
-    """How long a training was, why it ended, and which of its epochs is the best."""
-    early = [one.stopping_reason_message for one in trainer.early_stopping_callbacks if trainer.should_stop]
-    why = next(filter(None, early), f"to train on, {limit_of(trainer)}.").removesuffix(" Signaling Trainer to stop.")
-    told = f"Trained {trainer.current_epoch} epochs, {trainer.global_step} steps: {why}"
-    if best is None or best.best_model_score is None or not Path(best.best_model_path).is_file():
-        return told
-    epoch = min(torch.load(best.best_model_path, map_location="meta", weights_only=True)["epoch"] + 1, trainer.current_epoch)
-    return f"{told}\nThe best is epoch {epoch} of {trainer.current_epoch}, by its {best.monitor} of {best.best_model_score:.4f}."
-
-
-def limit_of(trainer: Trainer) -> str:
-    """What to do about the limit that ended this run."""
-    reached = (
-        (bool(trainer.fast_dev_run), "leave out --trainer.fast_dev_run"),  # type: ignore[attr-defined]  # Lightning sets it
-        (trainer.global_step == trainer.max_steps, f"set --trainer.max_steps above {trainer.max_steps}"),
-        (trainer.max_epochs in range(trainer.current_epoch + 1), f"set --trainer.max_epochs above {trainer.max_epochs}"),
-        (trainer.global_step == 0, "let there be batches: --trainer.limit_train_batches or the data leave none"),
-    )
-    return next((what for is_so, what in reached if is_so), "give more --trainer.max_time; it counts the run from its start")
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[tuple[str, Any, Any]]:
