@@ -123,7 +123,7 @@ def load_model(path: str | Path, model: type[M]) -> tuple[M, dict[str, Any]]:
     try:
         names, shape = saved.get("class_names") or (), saved.get("input_shape") or ()
         # What grows with them: the matrix of how classes are confused, an image to try.
-        if len(names) ** 2 > 256 * Path(path).stat().st_size + LARGEST or math.prod(shape) not in range(1, LARGEST):
+        if len(names) ** 2 > 256 * Path(path).stat().st_size + LARGEST or not 0 < math.prod(shape) < LARGEST:
             raise ValueError(f"{len(names):,} class_names for so few weights, or input_shape {shape}")
         with bounded.no_larger_than(checkpoint["state_dict"]):
             built = model(**saved)

@@ -67,9 +67,7 @@ def _write(checkpoint: dict[str, Any], path: Path, own: Path) -> None:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        if (
-            path.name == runs.BEST.name and path.parent.resolve() == own.resolve()
-        ):  # the weights to share are of the best model before
+        if path.name == runs.BEST.name and path.parent.resolve() == own.resolve():  # those to share are of the model before
             path.with_suffix(SUFFIX).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError after the first failed write
         cause = error if isinstance(error, OSError) else error.__context__
