@@ -11,7 +11,7 @@ import yaml
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.bounded import read_settings
+from lit_guide.engine.run.settings import read_settings
 
 SHORT_FORMS = ("accelerator", "devices", "strategy", "precision")
 RECIPES = ("--config", "-c")

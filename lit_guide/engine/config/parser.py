@@ -20,7 +20,7 @@ from lit_guide.engine.allowed import how_to_allow, import_class, importable, is_
 from lit_guide.engine.config.arguments import CALL, SHORT_FORMS
 from lit_guide.engine.config.devices import unknown
 from lit_guide.engine.errors import ConfigError, did_you_mean
-from lit_guide.engine.run.bounded import load_yaml
+from lit_guide.engine.run.settings import load_yaml
 from lit_guide.engine.tables import is_there
 from lit_guide.engine.train.optim import subclasses
 

@@ -15,7 +15,7 @@ from filelock import lock_descriptor
 
 from lit_guide.engine.errors import ConfigError, UserError, first_line, is_first
 from lit_guide.engine.machine import command, expanded
-from lit_guide.engine.run.bounded import read_settings
+from lit_guide.engine.run.settings import read_settings
 
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"

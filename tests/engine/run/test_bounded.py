@@ -14,9 +14,10 @@ import torch
 import yaml
 
 from lit_guide.engine.errors import ConfigError, UserError
-from lit_guide.engine.run import bounded
-from lit_guide.engine.run.bounded import load_yaml, misfit, no_larger_than, read_settings
+from lit_guide.engine.run import settings
+from lit_guide.engine.run.bounded import misfit, no_larger_than
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
+from lit_guide.engine.run.settings import load_yaml, read_settings
 from lit_guide.model import LitClassifier
 
 
@@ -63,7 +64,7 @@ def test_f38_yaml_with_a_few_aliases_is_read_as_before() -> None:
 
 
 def test_f38_shipped_recipes_are_far_from_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "MOST", bounded.MOST // 100)
+    monkeypatch.setattr(settings, "MOST", settings.MOST // 100)
     for path in Path("configs").rglob("*.yaml"):
         assert read_settings(path)
 
