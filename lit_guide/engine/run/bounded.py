@@ -21,6 +21,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "a number": lambda value: isinstance(value, int | float),
     "a share of 1": lambda value: isinstance(value, int | float) and 0 < value <= 1,
     "a tensor": lambda value: isinstance(value, torch.Tensor),
+    "a table of 3 columns": lambda value: isinstance(value, torch.Tensor) and value.ndim == 2 and value.shape[1] == 3,
 }
 COUNTS: dict[str, Any] = {"": "a count", "state_dict": None}  # a tree of them, beside what loaders keep
 COUNTS["*"] = COUNTS
@@ -28,7 +29,7 @@ COUNTS["*"] = COUNTS
 HELD: dict[str, Any] = {
     **dict.fromkeys(("epoch", "global_step", "metrics_rows"), "a count"),
     **dict.fromkeys(("val_loss", "lr_factor"), "a number"),
-    **{"state_dict": {"*": "a tensor"}, "train_sums_W3": "a tensor", "crop": "a share of 1", "callbacks": {"*": {}}},
+    **{"state_dict": {"*": "a tensor"}, "train_sums_W3": "a table of 3 columns", "crop": "a share of 1", "callbacks": {"*": {}}},
     "hyper_parameters": {"crop": "a share of 1", "class_names": [None], "input_shape": [None]},
     "optimizer_states": [{"state": {"*": {}}, "param_groups": [{}]}],
     **{"loops": COUNTS, "place": {"by_step": ["a count"], "*": "a count"}, "lr_schedulers": [{}]},

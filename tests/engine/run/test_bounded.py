@@ -226,7 +226,7 @@ ODD: dict[str, tuple[tuple[str, ...], Any]] = {
     "optimizer_states.0": (("optimizer_states",), [torch.zeros(3)]),
     "lr_schedulers": (("lr_schedulers",), "x"),
     "place.samples": (("place", "samples"), 0.5),
-    "train_sums_W3": (("train_sums_W3",), []),
+    "train_sums_W3": (("train_sums_W3",), torch.zeros(7)),
     "hyper_parameters": (("hyper_parameters",), "x"),
     "hyper_parameters.class_names": (("hyper_parameters", "class_names"), 5),
 }
