@@ -1,15 +1,15 @@
-"""The end of a run: how its training ended, figures and exported files in tables, where everything is, and what to type next."""
+"""The end of a run: why it ended, figures and exported files in tables, where everything is, and what to type next."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from rich.text import Text
 
 from lit_guide.engine.errors import printable, say
 from lit_guide.engine.machine import command, short
+from lit_guide.engine.run.checkpoint import read_checkpoint
 from lit_guide.engine.run.screen import print_metrics, print_table
 from lit_guide.engine.train.checkpoints import BestCheckpoint
 
@@ -21,7 +21,7 @@ def ending(trainer: Trainer, best: BestCheckpoint | None) -> str:
     told = f"Trained {trainer.current_epoch} epochs, {trainer.global_step} steps: {why}"
     if best is None or best.best_model_score is None or not Path(best.best_model_path).is_file():
         return told
-    epoch = min(torch.load(best.best_model_path, map_location="meta", weights_only=True)["epoch"] + 1, trainer.current_epoch)
+    epoch = min(read_checkpoint(best.best_model_path, "meta")["epoch"] + 1, trainer.current_epoch)
     return f"{told}\nThe best is epoch {epoch} of {trainer.current_epoch}, by its {best.monitor} of {best.best_model_score:.4f}."
 
 

@@ -88,4 +88,6 @@ def raise_for(entries: Sequence[Mapping[str, Any]], run_dir: Path) -> None:
 def _settings_of(run_dir: Path, offered: Mapping[str, object]) -> dict[str, Any]:
     """The `export` section of a run's config.yaml, as defaults of the parser."""
     section = runs.read_config(run_dir).get("export", {})
+    if not isinstance(section, dict) or not all(isinstance(section[name], dict) for name in section if name in offered):
+        raise ConfigError(f"{run_dir / 'config.yaml'}: export is no mapping of formats and their settings.")
     return {f"export.{name}.{key}": value for name, keys in section.items() if name in offered for key, value in keys.items()}

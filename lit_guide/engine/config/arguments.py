@@ -11,6 +11,7 @@ import yaml
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
+from lit_guide.engine.run.settings import read_settings
 
 SHORT_FORMS = ("accelerator", "devices", "strategy", "precision")
 RECIPES = ("--config", "-c")
@@ -106,11 +107,7 @@ def find_config(path: str) -> str:
     relative, shipped = Path(path).as_posix().removeprefix("configs/"), shipped_folders()
     for candidate in (Path(expanded(path)), *(folder / relative for folder in shipped)):
         if candidate.is_file():
-            try:
-                yaml.safe_load(candidate.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
-                raise ConfigError(f"--config {path} is no valid YAML: {reason}") from None
+            read_settings(candidate)
             return str(candidate)
     recipes = sorted(f"configs/{path.relative_to(folder).as_posix()}" for folder in shipped for path in folder.rglob("*.yaml"))
     raise ConfigError(f"--config {path}: there is no such file. Shipped recipes: {', '.join(recipes)}.")

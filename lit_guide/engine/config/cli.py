@@ -4,6 +4,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from lit_guide.engine.config.named import check_named
 from lit_guide.engine.config.parser import Parser
 from lit_guide.engine.config.places import check_places, leave_out_writers, refuse_other_runs, told, with_home
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
-from lit_guide.engine.errors import ConfigError, UserError, causes, warn
+from lit_guide.engine.errors import ConfigError, UserError, causes, first_line, warn
+from lit_guide.engine.run import bounded, runs
 from lit_guide.engine.run import checkpoint as stored
-from lit_guide.engine.run import runs
 
 PACKAGE = __name__.split(".")[0]
 # Numbers with a range of jsonargparse, and enumerations that are text: classes of their own, which YAML does not know.
@@ -127,6 +128,8 @@ class ClassifierCLI(LightningCLI):
             named = classes_of(self._saved(), BY_NAME if self.command == "fit" else {"loss": nn.Module}, self.ckpt_path)
             parser.set_defaults({"model": {"class_path": usual.class_path, "init_args": {**before, **named}}})
         self.config = with_home(parser.parse_args(args))
+        if odd := [key for key in ("name", "checkpoint", *self.flags) if isinstance(self.config.get(key), int | None)]:
+            raise ConfigError(f"{odd[0]} is {self.config.get(odd[0])}: expected another kind of value.")
         check_named(self.config)
         said = told(args, self.call.typed)
         if self.command != "fit":
@@ -175,13 +178,16 @@ class ClassifierCLI(LightningCLI):
             config, parser = Namespace({only: config[only]}), Parser()  # type: ignore[no-untyped-call]
             parser.add_lightning_class_args(BASES[only], only, subclass_mode=only == "data")
         try:
-            self.config_init = parser.instantiate(config)
+            with bounded.no_larger_than(self.checkpoint["state_dict"]) if self.checkpoint else nullcontext():
+                self.config_init = parser.instantiate(config)
         except Exception as error:
             of = re.search(r"class_path[ =]'([\w.]+)'", str(error))
             why = re.search(
                 r"(?:':\n|\n *-) +(?!Problem|Parser key|Does not|Expected a|Not a valid|a class|a dict)(.+)", str(error)
             )
             told = ConfigError(f"{of[1]} can't be made: {why[1].rstrip('.')}.") if of and why else error
+            if told is error and self.checkpoint is not None:
+                told = UserError(f"{self.ckpt_path}: its hyperparameters do not fit, or the settings: {first_line(error)}")
             raise next((cause for cause in causes(error) if isinstance(cause, UserError)), told) from None
         self.built = {key: self.config_init.get(key) for key in self.flags}
         self.datamodule, self.model = self.config_init.get("data"), self.config_init.get("model")

@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
@@ -19,6 +20,7 @@ from lit_guide.engine.allowed import how_to_allow, import_class, importable, is_
 from lit_guide.engine.config.arguments import CALL, SHORT_FORMS
 from lit_guide.engine.config.devices import unknown
 from lit_guide.engine.errors import ConfigError, did_you_mean
+from lit_guide.engine.run.settings import load_yaml
 from lit_guide.engine.tables import is_there
 from lit_guide.engine.train.optim import subclasses
 
@@ -32,6 +34,8 @@ RANGES = {
     "NonNegativeFloat": "float of 0 or more",
     "ClosedUnitInterval": "float from 0 to 1",
 }
+usual_loader = get_loader("yaml")
+set_loader("yaml", lambda text: load_yaml(text, usual_loader), (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):

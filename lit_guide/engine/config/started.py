@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_guide.engine.config.cli import ClassifierCLI
-from lit_guide.engine.errors import ConfigError, Stopped, say
+from lit_guide.engine.errors import ConfigError, Stopped, UserError, first_line, say
 from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import BestCheckpoint
 from lit_guide.engine.train.failures import explain_failure
@@ -35,6 +35,15 @@ class Started(ClassifierCLI):
     best: BestCheckpoint | None
     validated: bool
     tested: bool
+
+    def __init__(self, command: str, args: list[str], *more: Any) -> None:
+        try:
+            super().__init__(command, args, *more)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # values so odd that the parser gives way
+            files = ", ".join(word for word in [*self.call.args, self.ckpt_path or ""] if word.endswith((".yaml", ".ckpt")))
+            raise ConfigError(f"{files}: settings that can't be used: {type(error).__name__}: {first_line(error)}.") from error
 
     def run(self, step: Callable[..., Any], model: LightningModule, **kwargs: Any) -> Any:
         """Call a method of the trainer; what it raises is told in words, and a Ctrl-C is a KeyboardInterrupt again."""

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,39 +10,41 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning
-import torch
 from lightning.pytorch import LightningModule
 from safetensors import safe_open
 
 from lit_guide.engine.allowed import how_to_allow, import_class, is_allowed
 from lit_guide.engine.errors import ConfigError, UserError, printable
-from lit_guide.engine.run import runs
+from lit_guide.engine.run import bounded, runs
 
 SUFFIX = ".safetensors"  # a file to share, which can hold no code
 READING = ("crop", "white_level")  # how the data read photos, kept beside the weights: `predict` reads them so too
+LARGEST = 1 << 26  # numbers of an image
 M = TypeVar("M", bound=LightningModule)
 NAMED = ("network", "optimizer", "scheduler", "loss")  # hyperparameters that are a class by name
 CODE = ("class_path", "_class_path", "_instantiator")  # keys by which jsonargparse and Lightning would import what is named
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint, or a .safetensors, onto the CPU; only tensors and plain values are accepted.
+def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
+    """Load a checkpoint onto a device, or a .safetensors onto the CPU; only tensors and plain values are accepted.
 
     Returns:
         The Lightning checkpoint; "hyper_parameters" are plain values, empty where the model kept none; READING is beside.
 
     Raises:
         ConfigError: the path is a URL or is not there.
-        UserError: the file is broken, holds pickled objects, or names code to import.
+        UserError: the file is broken, holds pickled objects or what is of no use, or names code to import.
     """
     if "://" in str(path):
         raise ConfigError(f"--ckpt_path {path}: checkpoints are read from disk only. Download it, then give the file.")
     path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link that leads nowhere.{_alternative(path)}")
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}. Give a file with --ckpt_path, or a run with --run DIR.")
     try:
         is_shared = path.suffix == SUFFIX
-        checkpoint = read_weights(path) if is_shared else torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_weights(path) if is_shared else bounded.load_tensors(path, device)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
         raise UserError(
@@ -51,13 +54,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # unpickling what is no pickle raises anything
         raise UserError(f"{path} can't be read; it is truncated or not a checkpoint{_in_brackets(str(error))}."
                         f"{_alternative(path)}") from None  # fmt: skip
-    hyper_parameters = checkpoint.setdefault("hyper_parameters", {}) if isinstance(checkpoint, dict) else None
-    if not isinstance(hyper_parameters, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is not a checkpoint of a LightningModule.{_alternative(path)}")
+    needed = ("state_dict", "epoch", "global_step")
+    if lacking := [key for key in needed if not isinstance(checkpoint, dict) or checkpoint.get(key) is None]:
+        raise UserError(f"{path} is not a checkpoint of a LightningModule: it has no {lacking[0]}.{_alternative(path)}")
+    hyper_parameters = checkpoint.setdefault("hyper_parameters", {})
     try:
-        fault = _fault_in(hyper_parameters)
+        fault = bounded.misfit(checkpoint) or _fault_in(hyper_parameters)
     except RecursionError:
-        fault = "its hyperparameters are nested too deeply"
+        fault = "its values are nested too deeply"
     if fault:
         raise UserError(f"{path} was refused: {fault}. Nothing that it names was imported.")
     for key in READING:  # until version 0.1 `crop` was a hyperparameter of the model
@@ -117,21 +121,26 @@ def load_model(path: str | Path, model: type[M]) -> tuple[M, dict[str, Any]]:
     """The trained model of a checkpoint, on the CPU, float32, in evaluation mode, and the checkpoint; raises as the two above."""
     checkpoint = read_checkpoint(path)
     check_hyper_parameters(checkpoint, model, path)
-    what = f"hyperparameters do not fit {model.__name__}"
+    saved, what = checkpoint["hyper_parameters"], f"hyperparameters do not fit {model.__name__}"
     try:
-        built = model(**checkpoint["hyper_parameters"])
+        names, shape = saved.get("class_names") or (), saved.get("input_shape") or ()
+        # What grows with them: the matrix of how classes are confused, an image to try.
+        if len(names) ** 2 > 256 * Path(path).stat().st_size + LARGEST or not 0 < math.prod(shape) < LARGEST:
+            raise ValueError(f"{len(names):,} class_names for so few weights, or input_shape {shape}")
+        with bounded.no_larger_than(checkpoint["state_dict"]):
+            built = model(**saved)
         what = "weights do not fit the network it names"
         built.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its {what}: {error}") from None
+    except Exception as error:  # a model of one's own may raise anything
+        raise UserError(f"{path}: its {what}: {str(error)[:2000] or type(error).__name__}") from None
     return built.float().eval(), checkpoint
 
 
 def model_of(run_dir: Path | None, usual: type[LightningModule], named: str | None = None) -> type[LightningModule]:
     """The class of a run's model: the one that is named, or that its config.yaml names, else the usual one."""
     config = runs.read_config(run_dir) if run_dir is not None else {}
-    path = named or (config.get("model") or {}).get("class_path")
-    return usual if path is None else import_class(path, LightningModule, "model")
+    path = named or (config["model"].get("class_path") if isinstance(config.get("model"), dict) else None)
+    return usual if path is None else import_class(str(path), LightningModule, "model")
 
 
 def parameters_of(model: type[LightningModule]) -> list[inspect.Parameter]:
@@ -155,9 +164,10 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
     saved = checkpoint["hyper_parameters"]
     trained, given = saved.get("class_names"), now.get("class_names")
     if trained is not None and given is not None and list(trained) != list(given):
+        listed = [f"({len(names)}): {printable(', '.join(map(str, names[:1000])))}" for names in (trained, given)]
         raise UserError(
-            f"{path} and the data disagree on the classes.\n  checkpoint ({len(trained)}): {', '.join(map(printable, trained))}\n"
-            f"  data ({len(given)}): {', '.join(map(printable, given))}\nUse the data it was trained on, or train anew."
+            f"{path} and the data disagree on the classes.\n  checkpoint {listed[0]}\n  data {listed[1]}\n"
+            "Use the data it was trained on, or train anew."
         )
     for key in ("network", "network_args", "input_shape"):
         # As JSON: a .safetensors has lists where a checkpoint has tuples.
@@ -195,8 +205,9 @@ def _in_brackets(reason: str) -> str:
 
 
 def _alternative(path: Path, needed: str = "state_dict") -> str:
-    for other in sorted({*path.parent.glob("[!.]*.ckpt")} - {path}, key=lambda other: -other.stat().st_mtime):
+    others = [other for other in path.parent.glob("[!.]*.ckpt") if other != path and other.is_file()]
+    for other in sorted(others, key=lambda other: -other.stat().st_mtime):
         with suppress(Exception):  # whatever is wrong with that one, it is not the one to offer
-            if needed in torch.load(other, map_location="meta", weights_only=True):
+            if needed in bounded.load_tensors(other, "meta"):
                 return f" Use {other} instead."
     return " Use another checkpoint, or train anew."

@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import lock_descriptor
 
 from lit_guide.engine.errors import ConfigError, UserError, first_line, is_first
 from lit_guide.engine.machine import command, expanded
+from lit_guide.engine.run.settings import read_settings
 
 RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
@@ -149,6 +149,7 @@ def make_results_dir(path: Path, flag: str = "--run_dir") -> None:
     except OSError as error:
         raise UserError(f"{flag} {path} can't be made: {error.strerror}.") from None
     refuse_links(path)
+    read_results(path)
 
 
 def check_space(path: Path, needed: int = 1 << 20, flag: str = "--run_dir") -> None:
@@ -178,10 +179,10 @@ def find_run(run: str, checkpoint: Path = BEST) -> Path:
             raise ConfigError(f"--run latest: no run below {RUNS}/ has a checkpoint yet. Train one first with: {train}")
         return max(found, key=lambda path: (path / checkpoint).stat().st_mtime).absolute()
     path = Path(expanded(run)).absolute()
-    if not (path / "config.yaml").is_file():
+    if not os.path.lexists(path / "config.yaml"):  # a link that leads nowhere is told where it is read
         raise ConfigError(f"--run {run}: {'it holds no config.yaml' if path.is_dir() else 'there is no such directory'}. "
                           "Give the directory of a run, or latest.")  # fmt: skip
-    if not (path / checkpoint).is_file():
+    if not os.path.lexists(path / checkpoint):
         raise ConfigError(f"--run {run}: there is no {checkpoint.as_posix()}; the run saved no checkpoint. Train it anew.")
     return path
 
@@ -223,21 +224,19 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """The run's config.yaml, as it stands there; a UserError where that is no YAML of settings."""
-    path = run_dir / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {first_line(error)}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds no settings.")
-    return config
+    """The run's config.yaml, as it stands there; raises as `read_settings`."""
+    return read_settings(run_dir / "config.yaml")
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
-    """The run's results.json, empty where there is none yet."""
+    """The run's results.json, empty where there is none yet; a UserError where it is no such file."""
     path = run_dir / "results.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        [*results.items(), *(one["format"] for one in results.get("exports", []))]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        raise UserError(f"{path} can't be read: {first_line(error)}. Remove it: it is written anew.") from None
+    return results
 
 
 def update_results(run_dir: Path, sections: Mapping[str, Any]) -> None:

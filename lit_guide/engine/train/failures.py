@@ -19,6 +19,7 @@ PEERS = r"gloo|nccl|TCPStore|Dist\w*Error|pair closure|\d+ms for \w+ operation" 
 GONE = "closed by peer|reset by peer|likely closed|broken pipe|remote process|timed? ?out|connection refused|was aborted"
 MEMORY = "out of memory|(can't|cannot|unable to) allocate|not enough memory|ALLOC_FAILED|bad_alloc"
 SHARED = "shared memory|Bus error|/dev/shm|</?torch_"
+WORK = ("torch.optim", "lightning.pytorch.callbacks", "lightning.pytorch.loops")  # modules that work on what is restored
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -67,7 +68,17 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
         return UserError(f"Another process of this run ended or can't be reached: its own message says why.{go_on}")
     if codes & FULL or "file write failed" in text:
         return UserError(f"No space is left on the disk of {root}: make room.{go_on}")
+    if trainer.ckpt_path and (key := _restored(error, WORK if trainer.state.fn == "fit" else ())):
+        what = f"its state of {key} can't be gone on with ({type(error).__name__}: {first_line(error)})"
+        return UserError(f"{trainer.ckpt_path}: {what}. Use another checkpoint, or train anew.")
     return None
+
+
+def _restored(error: BaseException, work: tuple[str, ...]) -> str:
+    """The part of a checkpoint that an exception came of, while it was restored, or in a module that works on it; else empty."""
+    frames = [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame, _ in walk_tb(error.__traceback__)]
+    parts = [name[8:] for module, name in frames if module.endswith("checkpoint_connector") and name.startswith("restore_")]
+    return parts[-1] if parts else frames[-1][0] if frames[-1][0].startswith(work) else ""
 
 
 def _out_of_memory(text: str, trainer: Trainer, datamodule: LightningDataModule, batch_size: int) -> str:

@@ -215,7 +215,7 @@ class ClassifierModule(LightningModule):
         """Let optimizer settings given now win over the ones in the checkpoint's optimizer state."""
         saved = checkpoint["hyper_parameters"]
         if lost := [key for key in ("optimizer", "scheduler") if key not in saved]:
-            raise UserError(f"The checkpoint can't be gone on with: its hyperparameters lack {', '.join(lost)}.")
+            raise UserError(f"{self.trainer.ckpt_path} can't be gone on with: its hyperparameters lack {', '.join(lost)}.")
         self.hparams.update({key: saved[key] for key in ("mean", "std")})  # restored with the weights
         carry_over(checkpoint, self.hparams, self.lr_factor)
         lay_out(checkpoint, self.memory_format)

@@ -12,7 +12,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import SUFFIX, read_weights
+from lit_guide.engine.run.checkpoint import SUFFIX, read_checkpoint
 
 
 class CheckpointWriter(TorchCheckpointIO):
@@ -54,11 +54,9 @@ class CheckpointWriter(TorchCheckpointIO):
             file.unlink()
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load one that may be on its way, or a .safetensors."""
+        """Load one that may be on its way, or a .safetensors, as `read_checkpoint` does."""
         self.wait()
-        if Path(path).suffix == SUFFIX:
-            return read_weights(Path(path))
-        return super().load_checkpoint(path, *args, **kwargs)
+        return read_checkpoint(path)
 
 
 def _write(checkpoint: dict[str, Any], path: Path, own: Path) -> None:
@@ -69,7 +67,7 @@ def _write(checkpoint: dict[str, Any], path: Path, own: Path) -> None:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        if path.resolve() == (own / runs.BEST.name).resolve():  # the weights to share are of the best model before
+        if path.name == runs.BEST.name and path.parent.resolve() == own.resolve():  # those to share are of the model before
             path.with_suffix(SUFFIX).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError after the first failed write
         cause = error if isinstance(error, OSError) else error.__context__

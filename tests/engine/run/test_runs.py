@@ -572,7 +572,7 @@ def test_how_to_go_on_is_what_the_one_who_started_the_run_can_type(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("", "holds no settings"), ("- 1\n", "holds no settings"), ("a: [\n", "can't be read")]
+    ("text", "reason"), [("", "holds no settings"), ("- 1\n", "holds no settings"), ("a: [\n", "is no valid YAML")]
 )
 def test_a_config_that_is_none_says_so(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
@@ -582,7 +582,7 @@ def test_a_config_that_is_none_says_so(tmp_path: Path, text: str, reason: str) -
 
 def test_a_config_that_is_no_text_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"config\.yaml can't be read"):
+    with pytest.raises(UserError, match=r"config\.yaml is no valid YAML"):
         runs.read_config(tmp_path)
 
 
