@@ -15,7 +15,6 @@ from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import load_model, read_checkpoint
 from lit_guide.engine.run.screen import print_metrics
 from lit_guide.engine.train import checkpoints
-from lit_guide.engine.train.guards import Guards
 from lit_guide.engine.train.metrics import MetricsCSV, Throughput, environment
 from lit_guide.engine.train.progress import NoProfiler, ProgressBar, Summary, leave_out_empty_hooks
 from lit_guide.engine.train.stop import Stop
@@ -27,7 +26,10 @@ from lit_guide.export.weights import write_weights
 from lit_guide.model import LitClassifier
 
 # Callbacks of parts: the key of their flags -> their class, there while the part's folder is.
-CALLBACKS = {"slow_data": "lit_guide.parts.slow_data.callback:SlowData"}
+CALLBACKS = {
+    "guards": "lit_guide.parts.guards.callback:Guards",
+    "slow_data": "lit_guide.parts.slow_data.callback:SlowData",
+}
 
 
 def flags() -> dict[str, type]:
@@ -56,7 +58,7 @@ def start(command: str, args: list[str]) -> Started:
         if training:
             if settings.enable_model_summary is not False:
                 callbacks.append(Summary())
-            callbacks += [Guards(), LearningRateMonitor("epoch"), *(cli.built[key] for key in tables.load(CALLBACKS))]
+            callbacks += [LearningRateMonitor("epoch"), *(cli.built[key] for key in tables.load(CALLBACKS))]
         if training and settings.enable_checkpointing is not False:
             begun = int((cli.checkpoint or {}).get("global_step", 0))
             cli.best = checkpoints.BestCheckpoint(cli.run_dir, going_on, "val/loss" if cli.validated else "train/loss")

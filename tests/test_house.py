@@ -20,7 +20,7 @@ LIMITS = {
     "export": 900,
     "engine": 5_500,
     "part": 550,
-    "package without parts": 7_600,
+    "package without parts": 7_700,
     "file": 250,
 }
 # Files of the package that are longer, and why they stay in one piece.
@@ -147,8 +147,8 @@ def test_a_contract_catches(skeleton: Path, importer: str, imported: str, contra
 
 
 def test_a_circle_is_caught(skeleton: Path) -> None:
-    (skeleton / "lit_guide/engine/train/stop.py").write_text("from lit_guide.engine.train import guards\n")
-    (skeleton / "lit_guide/engine/train/guards.py").write_text("from lit_guide.engine.train import stop\n")
+    (skeleton / "lit_guide/engine/train/stop.py").write_text("from lit_guide.engine.train import progress\n")
+    (skeleton / "lit_guide/engine/train/progress.py").write_text("from lit_guide.engine.train import stop\n")
     assert "No circles BROKEN" in lint_imports(skeleton)
 
 

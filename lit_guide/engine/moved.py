@@ -26,7 +26,8 @@ MOVED = {
     "data.transforms": "engine.photos.crops",
     "errors": "engine.errors",
     "optim": "engine.train.optim",
-    **{f"callbacks.{name}": f"engine.train.{name}" for name in ("guards", "progress", "stop")},
+    "callbacks.guards": "parts.guards.callback",
+    **{f"callbacks.{name}": f"engine.train.{name}" for name in ("progress", "stop")},
     **{f"data.{name}": f"engine.photos.{name}" for name in ("decode", "examine")},
 }
 

@@ -276,7 +276,7 @@ def test_what_newcomers_meet_is_there() -> None:
 def test_a_message_that_is_made_of_parts_is_found_by_file_and_line() -> None:
     found = {message.text: message.where for message in messages()}
     joined, returned_elsewhere = found["Images of this batch: …."], found["Go on with: …"]
-    assert re.fullmatch(r"lit_guide/engine/train/guards\.py:\d+", joined)  # appended to a list that a UserError joins
+    assert re.fullmatch(r"lit_guide/parts/guards/callback\.py:\d+", joined)  # appended to a list that a UserError joins
     assert re.fullmatch(r"lit_guide/engine/run/runs\.py:\d+", returned_elsewhere)
     assert said("Try again with: lit-guide export --run")
     assert not said("Try once more with: lit-guide export --run")

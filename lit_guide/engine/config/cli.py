@@ -22,7 +22,7 @@ from lit_guide.engine.allowed import allow, import_class
 from lit_guide.engine.config.arguments import CALL, read_call
 from lit_guide.engine.config.devices import REFUSALS, fit_to_machine, refused
 from lit_guide.engine.config.named import check_named
-from lit_guide.engine.config.parser import Parser
+from lit_guide.engine.config.parser import Parser, not_made
 from lit_guide.engine.config.places import check_places, leave_out_writers, refuse_other_runs, told, with_home
 from lit_guide.engine.config.saved import BY_NAME, FACTS, classes_of, left_out, path_of_class
 from lit_guide.engine.errors import ConfigError, UserError, causes, first_line, warn
@@ -181,20 +181,15 @@ class ClassifierCLI(LightningCLI):
             with bounded.no_larger_than(self.checkpoint["state_dict"]) if self.checkpoint else nullcontext():
                 self.config_init = parser.instantiate(config)
         except Exception as error:
-            of = re.search(r"class_path[ =]'([\w.]+)'", str(error))
-            why = re.search(
-                r"(?:':\n|\n *-) +(?!Problem|Parser key|Does not|Expected a|Not a valid|a class|a dict)(.+)", str(error)
-            )
-            told = ConfigError(f"{of[1]} can't be made: {why[1].rstrip('.')}.") if of and why else error
-            if told is error and self.checkpoint is not None:
-                told = UserError(f"{self.ckpt_path}: its hyperparameters do not fit, or the settings: {first_line(error)}")
+            misfit = UserError(f"{self.ckpt_path}: its hyperparameters do not fit, or the settings: {first_line(error)}")
+            told = not_made(str(error)) or (misfit if self.checkpoint else error)
             raise next((cause for cause in causes(error) if isinstance(cause, UserError)), told) from None
         self.built = {key: self.config_init.get(key) for key in self.flags}
         self.datamodule, self.model = self.config_init.get("data"), self.config_init.get("model")
         if self.model is not None:
             stored.check_plain(self.model.hparams, self.model_type)
-        if self.model is not None and self.checkpoint is not None:
-            stored.check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
+            if self.checkpoint is not None:
+                stored.check_fits(self.checkpoint, self.model.hparams, str(self.ckpt_path))
 
     def make_trainer(self, callbacks: list[Callback], plugins: list[Any], **settings: Any) -> Trainer:
         """The trainer of these settings, with callbacks and plugins besides those that are configured.
@@ -211,10 +206,9 @@ class ClassifierCLI(LightningCLI):
         except REFUSALS as error:
             raise refused("The trainer refused its settings", error) from None
         made: Any = trainer  # its attributes are set by Lightning's connectors
+        folders = {Path(one.dirpath) for one in made.callbacks if getattr(one, "dirpath", None)}
         for plugin in plugins:
-            getattr(plugin, "folders", set[Path]()).update(
-                Path(one.dirpath) for one in made.callbacks if getattr(one, "dirpath", None)
-            )
+            getattr(plugin, "folders", set[Path]()).update(folders)
         refuse_other_runs((*made.loggers, *made.callbacks, made.profiler), self.run_dir)
         return trainer
 

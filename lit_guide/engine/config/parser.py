@@ -147,3 +147,10 @@ def _type_name(text: str) -> str:
     text = text.partition(". Got value")[0]
     text = re.sub(r"^<class '(?:.*\.)?(\w+)'>$", r"\1", re.sub(r"^(?:typing\.)?Literal\[(.*)\]$", r"\1", text))
     return {"NoneType": "null", **RANGES}.get(text.partition(":")[0], text)
+
+
+def not_made(message: str) -> ConfigError | None:
+    """The error for a class that could not be made, with the reason that jsonargparse gives; None where it speaks of none."""
+    of = re.search(r"class_path[ =]'([\w.]+)'", message)
+    why = re.search(r"(?:':\n|\n *-) +(?!Problem|Parser key|Does not|Expected a|Not a valid|a class|a dict)(.+)", message)
+    return ConfigError(f"{of[1]} can't be made: {why[1].rstrip('.')}.") if of and why else None

@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Callback
 from lit_guide.engine.errors import ConfigError, UserError, causes, first_line
 from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
-from lit_guide.engine.train.guards import Guards
 
 PEERS = r"gloo|nccl|TCPStore|Dist\w*Error|pair closure|\d+ms for \w+ operation"  # gloo does not always name itself
 GONE = "closed by peer|reset by peer|likely closed|broken pipe|remote process|timed? ?out|connection refused|was aborted"
@@ -38,13 +37,6 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
     codes = {cause.errno for cause in chain if isinstance(cause, OSError)}
     root, batch_size = Path(trainer.default_root_dir), int(getattr(datamodule, "batch_size", 1))
     go_on = f" {runs.how_to_go_on(root)}".rstrip()
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
-    guards = next((callback for callback in callbacks if isinstance(callback, Guards)), None)
-    if guards and (operation := re.search(r"Function '(\w+)' returned nan values", text)):
-        return guards.not_finite(trainer, guards.bad_loss or 0.0, operation=operation[1])
-    frames = [frame.f_locals.get("self") for frame, _ in walk_tb(chain[-1].__traceback__)]
-    if theirs := [one for one in frames if isinstance(one, Callback) and type(one).__module__.startswith("lightning.")]:
-        return ConfigError(f"{type(theirs[0]).__name__} does not fit this model or these settings: {first_line(chain[-1])}.")
     if "in loading state_dict" in text:
         return UserError(f"{trainer.ckpt_path}: its weights do not fit the network it names: {error}")
     if "more than 1 value per channel" in text:
@@ -71,6 +63,9 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
     if trainer.ckpt_path and (key := _restored(error, WORK if trainer.state.fn == "fit" else ())):
         what = f"its state of {key} can't be gone on with ({type(error).__name__}: {first_line(error)})"
         return UserError(f"{trainer.ckpt_path}: {what}. Use another checkpoint, or train anew.")
+    frames = [frame.f_locals.get("self") for frame, _ in walk_tb(chain[-1].__traceback__)]
+    if theirs := [one for one in frames if isinstance(one, Callback) and type(one).__module__.startswith("lightning.")]:
+        return ConfigError(f"{type(theirs[0]).__name__} does not fit this model or these settings: {first_line(chain[-1])}.")
     return None
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from lit_guide.data import DigitsData
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.train.guards import BATCHES, Guards, broken
 from lit_guide.model import LitClassifier
 from lit_guide.networks import NETWORKS
+from lit_guide.parts.guards.callback import BATCHES, Guards, broken
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),

@@ -1,6 +1,7 @@
 """Stops a run that can't succeed, and says why: a loss that is not finite, weights that DDP waits for."""
 
 import math
+import re
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -21,7 +23,7 @@ from lit_guide.engine.run import runs
 from lit_guide.engine.train.checkpoints import best_checkpoint
 
 RUNNING = ("running_mean", "running_var")  # BatchNorm's; other buffers may hold -inf on purpose
-BATCHES = {"cpu": 1}  # after so many batches their losses are read at the latest; on other devices 1000
+BATCHES = {"cpu": 1}  # after so many batches their losses are read at the latest; on other devices as the flag says
 
 
 class Step(NamedTuple):
@@ -40,12 +42,16 @@ class Guards(Callback):
     """Stops a run on a loss or weights that are not finite, and on weights without a gradient in a DDP run.
 
     On the CPU each loss is looked at before it is learnt from. Other devices would have to stop for that: there the losses are
-    kept on the device, and read as soon as one that is logged is not finite, or after 1000 batches, and when the epoch ends.
+    kept on the device, and read as soon as one that is logged is not finite, or after some batches, and when the epoch ends.
     Weights are looked at when an epoch ends and before a checkpoint is written. Gradients are not: those that are not finite
     break the weights, and so the loss of the next step.
+
+    Args:
+        every: batches after which the losses are read at the latest, on other devices than the CPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: PositiveInt = 1000) -> None:
+        self.most = int(every)
         self._every, self._loss_L, self._unread = 1, torch.zeros(1), 0
         self._steps: deque[Step] = deque()
         self._first = True  # until the first backward pass
@@ -54,7 +60,7 @@ class Guards(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare for the device."""
         device = trainer.strategy.root_device
-        self._every = BATCHES.get(device.type, 1000)
+        self._every = BATCHES.get(device.type, self.most)
         self._loss_L, self._unread = torch.zeros(self._every, device=device), 0
         self._steps = deque(maxlen=self._every + trainer.accumulate_grad_batches)
 
@@ -101,6 +107,11 @@ class Guards(Callback):
             raise UserError("\n".join([told, *_advice(trainer)]))
 
     on_train_epoch_end = on_save_checkpoint
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Where it is anomaly detection's, give it the batch and the operation as its cause: that is what is told then."""
+        if operation := re.search(r"Function '(\w+)' returned nan values", str(exception)):
+            exception.__cause__ = self.not_finite(trainer, self.bad_loss or 0.0, operation=operation[1])
 
     def not_finite(self, trainer: Trainer, value: float, back: int = 0, operation: str | None = None) -> UserError:
         """The error for a loss that was not finite some batches ago; anomaly detection may name the operation."""
