@@ -26,7 +26,7 @@ from lit_guide.export.weights import write_weights
 from lit_guide.model import LitClassifier
 
 # Callbacks of parts: the key of their flags -> their class, there while the part's folder is.
-CALLBACKS = {"slow_data": "lit_guide.parts.slow_data.callback:SlowData"}
+CALLBACKS = {k: f"{__package__}.parts.{k}.callback:{cls}" for k, cls in (("slow_data", "SlowData"), ("threads", "Threads"))}
 
 
 def flags() -> dict[str, type]:
