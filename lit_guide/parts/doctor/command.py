@@ -25,7 +25,8 @@ What is in this machine, and which features work in it, each tried for real; for
 The exit code is 1 where something fails that this machine should do: training on the CPU or on a GPU that is there, decoding
 images, exporting.
 """
-OTHERS = {"cores": "lit_guide.parts.threads.cores:found"}  # what other parts know of it, where they are there
+# What other parts know of the machine, where they are there.
+OTHERS = {"cores": "lit_guide.parts.threads.cores:found"}
 SLOW_S, SLOW_STEP = 30.0, 3.0  # of an attempt that takes two seconds on most machines; times the step of 32-true
 LONG_S = 90.0  # two more processes import torch; a first compilation loads much, and waits for the C++ compiler
 COMPILERS = {"linux": "sudo apt install g++", "darwin": "xcode-select --install"}
@@ -143,7 +144,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     rows += [[d["device"], f"{d['name']}, {d['memory_gb']} GB, capability {d['capability'] or '-'}"] for d in report["devices"]]
     rows.append(["CPU", f"{processor['model']}, {processor['cores']} cores, {processor['threads'] or '?'} threads of torch"])
     if cores := report.get("cores"):
-        threads = min(processor["threads"] or 1, cores["most_threads"])
+        threads = min(filter(None, (processor["threads"], cores["most_threads"])), default="?")
         told = f"{cores['usable']} by affinity, quota {cores['quota'] or 'none'}, load {cores['load']}"
         rows.append(["cores", f"{told}: trains with {threads} threads"])
     rows.append(["instructions", f"{has or '-'}; torch uses {processor['torch'] or '?'}"])

@@ -1,6 +1,5 @@
 """The callback that chooses the number of threads on a CPU, and watches how long they wait for cores that others use."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,8 @@ from lit_guide.engine.errors import warn
 from lit_guide.engine.run import runs
 from lit_guide.parts.threads import cores, waiting
 
-SET_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SECONDS = 1.0  # of training after which it is looked at how long threads waited
-SHARED, QUIET = (
-    0.1,
-    0.03,
-)  # shares of the time that they wait: from the first on others use the cores, below the second nobody does
+SHARED, QUIET = 0.1, 0.05  # shares of the time that they wait: from the first on others use the cores, below the second none
 PATIENCE, MOST_PATIENCE = 5, 320  # looks in a row that nobody does before threads spin again; twice as many after each time
 CROWDED = 3  # looks in a row that others do, before a run goes on with fewer threads
 
@@ -36,12 +31,13 @@ class Threads(Callback):
     """
 
     def __init__(self, count: PositiveInt | None = None) -> None:
-        by_user = torch.get_num_threads() if any(map(os.environ.get, SET_BY_USER)) else None
+        by_user = torch.get_num_threads() if cores.set_by_user() else None
         self.asked = by_user if count is None else int(count)  # a checkpoint holds plain values
         self.count: int | None = None  # in use
         self.saved: int | None = None  # in the checkpoint that the run goes on from
         self.changes: list[dict[str, int]] = []  # step, counted from 0, and the threads from there on
         self.shared = 0.0  # seconds of training in which others used the cores too
+        self._watches = False
         self._since = 0.0  # when it was looked last, and what the threads had run and waited then
         self._before: cores.Times = {}
         self._looks, self._patience, self._crowded = 0, PATIENCE, 0
@@ -56,15 +52,15 @@ class Threads(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the number of threads: of all processes the same."""
-        on_cpu = trainer.strategy.root_device.type == "cpu"
-        if not on_cpu and self.asked is None:
+        self._watches = trainer.strategy.root_device.type == "cpu"
+        if not self._watches and self.asked is None:
             return
         usual = min(torch.get_num_threads(), cores.most_threads(trainer.num_devices))
         self.count = trainer.strategy.broadcast(self.asked or self.saved or usual)
         torch.set_num_threads(self.count)
         waiting.spin()  # of an earlier run in this process
         self._before = {}  # since the process began: its imports have shown whether others use the cores
-        if on_cpu:
+        if self._watches:
             self._look(trainer, first=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,7 +72,7 @@ class Threads(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Look whether others use the cores, if it is time to."""
-        if self.count is not None and time.perf_counter() - self._since >= SECONDS:
+        if self._watches and time.perf_counter() - self._since >= SECONDS:
             self._look(trainer)
 
     on_validation_batch_end = on_train_batch_end

@@ -9,6 +9,7 @@ from typing import Any
 from lit_guide.engine.machine import usable_cores
 
 GROUPS, OWN, TASKS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), Path("/proc/self/task")
+SET_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 Times = Mapping[str, tuple[int, int]]  # thread -> nanoseconds that it ran, and that it was ready to run and had to wait
 
 
@@ -47,10 +48,19 @@ def most_threads(processes: int = 1) -> int:
     return usable_cores() if limit is None else max(1, min(usable_cores(), int(limit / processes + 0.5)))
 
 
+def set_by_user() -> bool:
+    """Whether the environment says how many threads there are: that stays."""
+    return any(map(os.environ.get, SET_BY_USER))
+
+
 def found() -> dict[str, Any]:
-    """What `doctor` tells: cores by affinity, the quota, the load (processes that want to run, over the last minute), threads."""
+    """What `doctor` tells: cores by affinity, the quota, the load (processes that want to run, over the last minute), threads.
+
+    `most_threads` is None where the environment says how many there are.
+    """
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    return {"usable": usable_cores(), "quota": quota(), "load": load, "most_threads": most_threads()}
+    most = None if set_by_user() else most_threads()
+    return {"usable": usable_cores(), "quota": quota(), "load": load, "most_threads": most}
 
 
 def times(tasks: Path = TASKS) -> Times:

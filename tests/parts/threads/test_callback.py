@@ -25,7 +25,7 @@ SECOND = 10**9
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a new process on two cores that nobody else uses; afterwards as before."""
     before = torch.get_num_threads()
-    for name in (*callback.SET_BY_USER, *waiting.SET_BY_USER):
+    for name in (*cores.SET_BY_USER, *waiting.SET_BY_USER):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cores, "times", dict)
     monkeypatch.setattr(cores, "usable_cores", lambda: 2)
@@ -46,6 +46,7 @@ def saved(run_dir: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_f55_threads_that_are_given_are_used_and_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "quota", lambda: 1.0)
     assert run(*DIGITS, "--threads", "2", "--run_dir", "run").code == 0
@@ -84,7 +85,7 @@ def test_f55_a_quota_sets_the_threads_and_a_run_that_goes_on_keeps_them(run: Run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variable", callback.SET_BY_USER)
+@pytest.mark.parametrize("variable", cores.SET_BY_USER)
 def test_f55_what_the_environment_says_is_taken(run: Run, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "2")
     monkeypatch.setattr(cores, "quota", lambda: 1.0)
@@ -133,7 +134,7 @@ class Noted:
 
 
 def test_f55_threads_sleep_while_others_use_the_cores(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    crowd(monkeypatch, 0.5, 0.5, *[0.01] * 5, 0.05, 0.4, *[0.02] * 9, 0.05, *[0.02] * 10, 0.0)
+    crowd(monkeypatch, 0.5, 0.5, *[0.01] * 5, 0.07, 0.4, *[0.02] * 9, 0.07, *[0.02] * 10, 0.0)
     noted = Noted(monkeypatch)
     done = run(*DIGITS, "--run_dir", "run")
     assert done.code == 0
@@ -204,7 +205,7 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def start(folder: Path, *args: str) -> subprocess.Popen[bytes]:
-    usual = [*DIGITS[1:], "--trainer.enable_model_summary", "false", "--checkpoint.every_n_steps", "3"]
+    usual = [*DIGITS[1:], "--trainer.enable_model_summary", "false"]
     words = [] if args[0] == "--run" else usual
     with (folder / "log").open("ab") as log:
         return subprocess.Popen([sys.executable, "-m", "lit_guide", "fit", *words, *args], cwd=folder, stdout=log, stderr=log)
@@ -216,22 +217,19 @@ def start(folder: Path, *args: str) -> subprocess.Popen[bytes]:
 def test_f55_f01_f02_a_run_on_given_threads_goes_on_to_the_same_bits(tmp_path: Path, workers: str) -> None:
     options = ["--threads", "2", "--data.num_workers", workers, "--data.batch_size", "32"]
     assert start(tmp_path, *options, "--run_dir", "whole").wait(300) == 0, (tmp_path / "log").read_text()
-    # One that ended with an epoch, and one that was killed in the middle, beside processes that take the cores.
-    assert start(tmp_path, *options, "--trainer.max_epochs", "1", "--run_dir", "ended").wait(300) == 0
-    assert start(tmp_path, "--run", "ended", "--trainer.max_epochs", "2").wait(300) == 0, (tmp_path / "log").read_text()
-    process, last = start(tmp_path, *options, "--run_dir", "killed"), tmp_path / "killed/checkpoints/last.ckpt"
-    while process.poll() is None and not last.is_file():
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
-    try:
-        assert start(tmp_path, "--run", "killed").wait(300) == 0, (tmp_path / "log").read_text()
-    finally:
-        for one in busy:
-            one.kill()
-            one.wait()
-    whole = weights(tmp_path, "whole")
-    for name in ("ended", "killed"):
-        assert all(map(torch.equal, whole.values(), weights(tmp_path, name).values())), name
+    # Killed when an epoch has ended, and in the middle of one; they go on beside processes that take the cores.
+    for name, every in (("ended", []), ("killed", ["--checkpoint.every_n_steps", "3"])):
+        process, last = start(tmp_path, *options, *every, "--run_dir", name), tmp_path / name / "checkpoints/last.ckpt"
+        while process.poll() is None and not last.is_file():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+        try:
+            assert start(tmp_path, "--run", name).wait(300) == 0, (tmp_path / "log").read_text()
+        finally:
+            for one in busy:
+                one.kill()
+                one.wait()
+        assert all(map(torch.equal, weights(tmp_path, "whole").values(), weights(tmp_path, name).values())), name
     assert (used(str(tmp_path / "killed"))["count"], used(str(tmp_path / "killed"))["changes"]) == (2, [])

@@ -115,12 +115,13 @@ def test_f55_a_real_quota_is_found() -> None:
     except OSError:
         pytest.skip("no control group of version 1 can be made here")
     code = "from lit_guide.parts.threads.cores import found; import json; print(json.dumps(found()))"
+    environment = {name: value for name, value in os.environ.items() if name not in cores.SET_BY_USER}
     try:
         (group / "cpu.cfs_quota_us").write_text(str(int((group / "cpu.cfs_period_us").read_text()) // 2))
         (group / "inner").mkdir()
         command = f'echo $$ > {group}/inner/cgroup.procs && exec "$@"'
         done = subprocess.run(
-            ["sh", "-c", command, "sh", sys.executable, "-c", code], capture_output=True, text=True, check=True
+            ["sh", "-c", command, "sh", sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
         ).stdout
     finally:
         for path in (group / "inner", group):
