@@ -29,6 +29,7 @@ from lit_guide.model import LitClassifier
 CALLBACKS = {
     "guards": "lit_guide.parts.guards.callback:Guards",
     "slow_data": "lit_guide.parts.slow_data.callback:SlowData",
+    "threads": "lit_guide.parts.threads.callback:Threads",
 }
 
 

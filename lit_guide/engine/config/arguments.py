@@ -13,7 +13,7 @@ from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.settings import read_settings
 
-SHORT_FORMS = ("accelerator", "devices", "strategy", "precision")
+SHORT_FORMS = {k: f"trainer.{k}" for k in ("accelerator", "devices", "strategy", "precision")} | {"threads": "threads.count"}
 RECIPES = ("--config", "-c")
 EVALUATIONS = ("validate", "test", "predict")
 RESUME = "Go on with --run_dir if it holds a checkpoint."
@@ -125,7 +125,7 @@ def spelled_out(args: Sequence[str]) -> list[str]:
     for arg in args:
         flag, equals, value = arg.partition("=")
         if flag.startswith("--") and flag[2:] in SHORT_FORMS:
-            arg = f"--trainer.{flag[2:]}{equals}{value}"
+            arg = f"--{SHORT_FORMS[flag[2:]]}{equals}{value}"
         elif flag in RECIPES and equals:
             arg = f"{flag}={find_config(value)}"
         elif done and done[-1] in RECIPES:

@@ -28,7 +28,7 @@ def told(args: Sequence[str], typed: Sequence[str]) -> list[tuple[str, str]]:
     """(key, text) of what the command line itself says: its flags, and the recipes of this project that it names."""
     words = [word if "=" in word else f"{word}={after}" for word, after in pairwise([*typed, ""]) if word.startswith("-")]
     said = [(flag.strip("-+").replace(".init_args", ""), text) for flag, _, text in (word.partition("=") for word in words)]
-    said += [(f"trainer.{key}", text) for key, text in said if key in SHORT_FORMS]
+    said += [(SHORT_FORMS[key], text) for key, text in said if key in SHORT_FORMS]
     for path in (
         Path(word.partition("=")[2] or after) for word, after in pairwise([*args, ""]) if word.partition("=")[0] in RECIPES
     ):

@@ -12,6 +12,7 @@ from typing import Any
 from lit_guide import __version__
 from lit_guide.engine.errors import ConfigError, UserError, say
 from lit_guide.engine.machine import PRECISIONS
+from lit_guide.engine.tables import load
 from lit_guide.parts.doctor.machine import INSTRUCTIONS, Driver, cpu, dependencies, install_torch, limits, nvidia_driver, release
 from lit_guide.parts.doctor.trials import Attempt, Verdict, run_groups
 
@@ -24,6 +25,8 @@ What is in this machine, and which features work in it, each tried for real; for
 The exit code is 1 where something fails that this machine should do: training on the CPU or on a GPU that is there, decoding
 images, exporting.
 """
+# What other parts know of the machine, where they are there.
+OTHERS = {"cores": "lit_guide.parts.threads.cores:found"}
 SLOW_S, SLOW_STEP = 30.0, 3.0  # of an attempt that takes two seconds on most machines; times the step of 32-true
 LONG_S = 90.0  # two more processes import torch; a first compilation loads much, and waits for the C++ compiler
 COMPILERS = {"linux": "sudo apt install g++", "darwin": "xcode-select --install"}
@@ -54,6 +57,7 @@ def doctor(args: list[str]) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything that `doctor` prints: the machine, torch, the dependencies, and a verdict per feature."""
+    others = {key: find() for key, find in load(OTHERS).items()}  # first: what is tried here is a load of its own
     driver = nvidia_driver()
     (torch,) = asyncio.run(run_groups([Attempt("torch", "about_torch")]))
     verdicts, about = [judge(torch, driver)], torch.value or {}
@@ -68,7 +72,7 @@ def examine() -> dict[str, Any]:
     report |= {"driver": driver and driver._asdict(), "devices": about.get("devices", [])}
     report |= {"cpu": {**cpu(), "threads": about.get("threads"), "torch": about.get("capability")}, "limits": limits()}
     told = [{key: value for key, value in verdict._asdict().items() if key != "value"} for verdict in verdicts]
-    return {**report, "dependencies": dependencies(), "features": told}
+    return {**report, **others, "dependencies": dependencies(), "features": told}
 
 
 def plan(devices: Sequence[str]) -> tuple[list[Attempt], list[Attempt]]:
@@ -139,6 +143,10 @@ def print_report(report: Mapping[str, Any]) -> None:
     rows += [["NVIDIA driver", known], ["cuDNN", report["cudnn"]], ["NCCL", report["nccl"]]]
     rows += [[d["device"], f"{d['name']}, {d['memory_gb']} GB, capability {d['capability'] or '-'}"] for d in report["devices"]]
     rows.append(["CPU", f"{processor['model']}, {processor['cores']} cores, {processor['threads'] or '?'} threads of torch"])
+    if cores := report.get("cores"):
+        threads = min(filter(None, (processor["threads"], cores["most_threads"])), default="?")
+        told = f"{cores['usable']} by affinity, quota {cores['quota'] or 'none'}, load {cores['load']}"
+        rows.append(["cores", f"{told}: trains with {threads} threads"])
     rows.append(["instructions", f"{has or '-'}; torch uses {processor['torch'] or '?'}"])
     rows.append(["/dev/shm", limit["shm_gb"] and f"{limit['shm_gb']} GB"])
     rows += [["open files", limit["open_files"]], ["free disk", f"{limit['free_disk_gb']} GB"]]

@@ -315,7 +315,11 @@ def test_the_tables_fit_80_columns(capsys: pytest.CaptureFixture[str], monkeypat
     report |= {"driver": {"version": "580.1", "cuda": "13.0", "error": None}, "cudnn": "9.2.0", "nccl": None, "devices": [gpu]}
     report |= {"cpu": {**cpu(), "threads": 2, "torch": "AVX512"}, "limits": limits(), "dependencies": dependencies()}
     print_report({**report, "features": [verdict]})
+    assert "affinity" not in capsys.readouterr().out  # without the part that knows of it
+    cores = {"usable": 16, "quota": 1.5, "load": 0.4, "most_threads": 1}
+    print_report({**report, "cores": cores, "features": [verdict]})
     out = capsys.readouterr().out
+    assert "16 by affinity, quota 1.5, load 0.4: trains with 1 threads" in out
     tables, _, reasons = out.partition("torch.compile: no")
     assert max(len(line) for line in tables.splitlines()) <= 80
     assert reasons == ": [no] compiler\n  try: " + "x" * 90 + "\n"  # a command is never broken
