@@ -16,6 +16,7 @@ from lit_guide.parts.threads import cores, waiting
 SECONDS = 1.0  # of training after which it is looked at how long threads waited
 SHARED, QUIET = 0.1, 0.05  # shares of the time that they wait: from the first on others use the cores, below the second none
 PATIENCE, MOST_PATIENCE = 5, 320  # looks in a row that nobody does before threads spin again; twice as many after each time
+MOST_SAVED = 1024  # threads that a checkpoint may ask for: more could end the process
 CROWDED = 3  # looks in a row that others do, before a run goes on with fewer threads
 
 
@@ -47,7 +48,9 @@ class Threads(Callback):
         return {"count": self.count, "changes": list(self.changes)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it over."""
+        """Take it over; a ValueError where that is no number of threads."""
+        if (count := state_dict["count"]) is not None and not (isinstance(count, int) and 0 < count <= MOST_SAVED):
+            raise ValueError(f"{str(count)[:20]} threads")
         self.saved, self.changes = state_dict["count"], list(state_dict["changes"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

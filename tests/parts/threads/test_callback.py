@@ -233,3 +233,16 @@ def test_f55_f01_f02_a_run_on_given_threads_goes_on_to_the_same_bits(tmp_path: P
                 one.wait()
         assert all(map(torch.equal, weights(tmp_path, "whole").values(), weights(tmp_path, name).values())), name
     assert (used(str(tmp_path / "killed"))["count"], used(str(tmp_path / "killed"))["changes"]) == (2, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [0, -1, 10**9, "2", 2.0])
+def test_f39_f55_a_checkpoint_does_not_ask_for_any_number_of_threads(run: Run, count: Any) -> None:
+    assert run(*DIGITS, "--run_dir", "a").code == 0
+    file = Path("a/checkpoints/last.ckpt")
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["callbacks"]["Threads"]["count"] = count
+    torch.save(checkpoint, file)
+    outcome = run("fit", "--run", "a", "--trainer.max_epochs", "3")
+    assert outcome.code == 1
+    assert f"{file.absolute()}: its state of callbacks can't be gone on with (ValueError: {count} threads)" in outcome.err
