@@ -53,6 +53,14 @@ class EvalTransform:
         return image_CHW[:, top : top + self.size, left : left + self.size]
 
 
+def least_side(size: int, crop: float, min_area: float) -> int:
+    """Pixels that the shorter side of a photo must have left when it is decoded smaller than it is.
+
+    Then the smallest square part of training is not enlarged, nor is what evaluation scales to; and twice the network's size.
+    """
+    return max(2 * size, math.ceil(size / math.sqrt(min_area)), round(size / crop))
+
+
 def random_box(height: int, width: int, min_area: float) -> tuple[int, int, int, int]:
     """Draw the part that is cut out of a training image: (top, left, height, width) in pixels.
 

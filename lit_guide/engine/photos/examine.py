@@ -25,10 +25,12 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from torch import Tensor
 
 from lit_guide.engine.machine import usable_cores
-from lit_guide.engine.photos.decode import UnreadableImageError, decode_bytes, image_mode, read_bytes
+from lit_guide.engine.photos.decode import UnreadableImageError, decode_bytes, read_bytes
+from lit_guide.engine.photos.stored import image_mode, jpeg_header
 
 CHUNK = 8  # files a task: enough that handing tasks out costs nothing
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of RGB, as JPEG has it (ITU-R BT.601)
+HASHED = 192  # pixels of the shorter side, enough for `difference_hash`
 QUIET_BELOW = 500  # files that need no progress bar
 _One = str | tuple[tuple[int, int, str, int, int], Tensor | None]  # why a file is bad; or what is seen of it, and a copy
 
@@ -55,6 +57,7 @@ def examine(
     copy: Callable[[Tensor], Tensor] | None = None,
     keep: Callable[[Tensor | None], None] | None = None,
     white_level: int | None = None,
+    least_side: int | None = HASHED,
 ) -> Examined:
     """Decode all files.
 
@@ -65,6 +68,7 @@ def examine(
         copy: makes of an image (C, H, W) uint8 what `keep` shall get; runs in the threads.
         keep: called with every copy in the order of the files, None for a bad file; runs in the calling thread.
         white_level: as `decode` takes it.
+        least_side: likewise; of a JPEG that comes out smaller all data are read, and judged, just the same.
     """
     N = len(paths)
     found = Examined({}, [], np.zeros(N, SEEN))
@@ -74,7 +78,7 @@ def examine(
     bar = Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=hidden)
     if hidden and N >= QUIET_BELOW:
         print(f"{what}: {N:,} files", file=sys.stderr)
-    look = partial(_examine_one, copy=copy, white_level=white_level)
+    look = partial(_examine_one, copy=copy, white_level=white_level, least_side=least_side)
     with bar, closing(_in_order(root, paths, look)) as results:
         for index, one in enumerate(bar.track(results, total=N)):
             if isinstance(one, str):
@@ -142,17 +146,19 @@ def _in_order(root: Path, paths: Sequence[str], look: Callable[[str], _One]) -> 
         torch.set_num_threads(before)
 
 
-def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None, white_level: int | None) -> _One:
+def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None, white_level: int | None, least_side: int | None) -> _One:
     try:
         data = read_bytes(path)
-        image_CHW = decode_bytes(data, brightness=copy is None, white_level=white_level)
+        image_CHW = decode_bytes(data, "RGB", copy is None, white_level, least_side)
     except UnreadableImageError as error:
         return str(error)
     try:
         mode = image_mode(data)
     except Exception:  # torchvision reads some files that Pillow refuses, such as a WebP with a broken chunk at its end
         mode = "?"
-    _, H, W = image_CHW.shape
+    (_, H, W), full = image_CHW.shape, jpeg_header(data)[:2]
+    if min(full) > min(H, W):  # it came out smaller
+        H, W = (min(full), max(full)) if H < W else (max(full), min(full))
     return (W, H, mode, difference_hash(image_CHW), len(data)), copy(image_CHW) if copy else None
 
 
