@@ -54,10 +54,7 @@ class EvalTransform:
 
 
 def least_side(size: int, crop: float, min_area: float) -> int:
-    """Pixels that the shorter side of a photo must have left when it is decoded smaller than it is.
-
-    Then the smallest square part of training is not enlarged, nor is what evaluation scales to; and twice the network's size.
-    """
+    """Pixels of a photo's shorter side from which neither evaluation nor the smallest square part of training is enlarged."""
     return max(2 * size, math.ceil(size / math.sqrt(min_area)), round(size / crop))
 
 

@@ -1,8 +1,7 @@
 """Image files as tensors: any format and mode, upright, 8 bits a channel.
 
-torchvision decodes JPEG and WebP, faster than Pillow and to the same values; Pillow decodes the rest. PNG is among the rest
-because torchvision's decoder (seen in 0.29.2) ends the whole process with a segmentation fault when a file is damaged.
-A JPEG far larger than needed is Pillow's too: libjpeg makes it smaller on the way, which torchvision does not ask for.
+torchvision decodes JPEG and WebP, faster than Pillow and to the same values; Pillow decodes the rest, JPEGs to be made smaller,
+and PNG, because torchvision's decoder (seen in 0.29.2) ends the whole process with a segmentation fault when a file is damaged.
 """
 
 import io
@@ -19,9 +18,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
 
+from lit_guide.engine.photos import headers
+from lit_guide.engine.photos.headers import Bytes, format_of, image_mode, jpeg_header, webp_size  # noqa: F401  # image_mode's place
 from lit_guide.engine.photos.listing import find_images as find_images
-from lit_guide.engine.photos.stored import JPEG, RAW, Bytes, format_of, jpeg_header, orientation_is_odd, webp_size
-from lit_guide.engine.photos.stored import image_mode as image_mode
 
 # Larger images are taken for decompression bombs: Pillow's limit, 89 million pixels (268 MB once decoded).
 MAX_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)
@@ -37,7 +36,7 @@ class UnreadableImageError(ValueError):
 def decode(path: Path | str, mode: str = "RGB", white_level: int | None = None, least_side: int | None = None) -> Tensor:
     """Read a JPEG, PNG, WebP, GIF, BMP or TIFF file, or another one that Pillow reads, as (C, H, W) uint8.
 
-    The orientation in its EXIF data is applied; transparency is dropped; of an animation the first frame is taken.
+    The orientation in its EXIF data is applied; transparent pixels lie on white; of an animation the first frame is taken.
     `mode` is what the channels shall be: L, RGB or RGBA. Of more than 8 bits 0 to `white_level` become 0 to 255, clipped; None:
     16 bits are cut to the upper 8. With `least_side` a JPEG may come out smaller, as `scale_of` says.
 
@@ -71,17 +70,12 @@ def scale_of(width: int, height: int, least_side: int | None) -> int:
     """By how much a JPEG of this size is made smaller as it is decoded: 1, 2, 4 or 8.
 
     Its shorter side keeps `least_side` pixels or more; None: all. Whatever decodes photos asks this, to see the same pixels.
-    All of the file is read, but of its cosines (ITU-T T.81, A.3.3) the higher frequencies are not transformed.
     """
     return next((scale for scale in (8, 4, 2) if least_side and min(width, height) >= scale * least_side), 1)
 
 
 def decode_bytes(
-    data: Bytes,
-    mode: str = "RGB",
-    brightness: bool = False,
-    white_level: int | None = None,
-    least_side: int | None = None,
+    data: Bytes, mode: str = "RGB", brightness: bool = False, white_level: int | None = None, least_side: int | None = None
 ) -> Tensor:
     """`decode` for a file that has been read.
 
@@ -89,16 +83,20 @@ def decode_bytes(
     same, but its colours take a quarter of the time. So are those of a JPEG that comes out smaller.
     """
     start = data[:32].tobytes()
-    jpeg = start.startswith(JPEG)
+    jpeg = start.startswith(headers.JPEG)
     width, height, components = jpeg_header(data) if jpeg else (*webp_size(start), 0)
     _refuse_bomb(width, height)
+    if jpeg and not headers.is_plain(data) and headers.jpeg_scans(data)[0] > headers.MAX_SCANS:
+        raise UnreadableImageError(f"more than {headers.MAX_SCANS} scans, which no program writes: get the file again")
     if jpeg and scale_of(width, height, least_side) > 1:
         return _with_pillow(data, "L" if brightness and components == 3 else mode, white_level, least_side)
     # Without a size from here, Pillow looks for it: torchvision would take memory for whatever the file claims.
-    if mode == "RGB" and width and not (jpeg and orientation_is_odd(data)):
+    if mode == "RGB" and width and not (jpeg and headers.orientation_is_odd(data)):
         channels = ImageReadMode.GRAY if brightness and components == 3 else ImageReadMode.RGB
         try:
-            return _with_torchvision(torch.from_numpy(data), jpeg, channels)
+            file = torch.from_numpy(data)
+            image_CHW: Tensor = decode_jpeg(file, channels, apply_exif_orientation=True) if jpeg else decode_webp(file, channels)
+            return image_CHW
         except RuntimeError:
             pass  # Pillow reads some files that torchvision refuses, and says better what is wrong with the others
     return _with_pillow(data, mode, white_level, least_side)
@@ -112,7 +110,7 @@ def opened(data: Bytes, mode: str | None = None, least_side: int | None = None) 
             file.draft(mode, (file.width // scale, file.height // scale))  # does nothing to other formats
         tags = getattr(file, "tag_v2", {})
         if 50706 in tags or (330 in tags and tags.get(254) == 1):  # DNGVersion; SubIFDs beside a thumbnail: as NEF and ARW are
-            raise UnreadableImageError(RAW)
+            raise UnreadableImageError(headers.RAW)
         if file.format in ("EPS", "FITS"):  # a program, which Pillow would hand to Ghostscript; signed, which it misses
             raise UnreadableImageError(format_of(data))
         stored = str(file.tile)  # empty once they are loaded
@@ -131,18 +129,13 @@ def deep(image: Image.Image, stored: str) -> tuple[NDArray[Any], int | None]:
     return (value_HW.view(np.uint32) if "'I;32N'" in stored else value_HW), stated  # Pillow has no mode for unsigned ones
 
 
-def _with_torchvision(data: Tensor, jpeg: bool, channels: ImageReadMode) -> Tensor:
-    image_CHW: Tensor = decode_jpeg(data, channels, apply_exif_orientation=True) if jpeg else decode_webp(data, channels)
-    return image_CHW
-
-
 def _with_pillow(data: Bytes, mode: str, white_level: int | None, least_side: int | None) -> Tensor:
     try:
         image, stored = opened(data, mode, least_side)
         if image.mode.startswith("I"):
             image = Image.fromarray(_as_8_bits(image, stored, white_level))
-        elif image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # Pillow warns of a straight way to grey
+        elif image.has_transparency_data and mode != "RGBA":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         pixels_HWC = np.array(image.convert(mode))
         pixels_HWC = pixels_HWC.reshape(*pixels_HWC.shape[:2], -1)
         known = white_level == WHITE or (white_level is None and pixels_HWC[:, :, :3].max() > DARK >> 8)

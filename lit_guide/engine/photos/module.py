@@ -25,7 +25,7 @@ from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import expanded, most_workers
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform, least_side
 from lit_guide.engine.photos.dataset import ImageDataset, Listing, joined, shown
-from lit_guide.engine.photos.examine import Examined, examine
+from lit_guide.engine.photos.examine import Examined, Look, examine
 from lit_guide.engine.tables import gone, load
 
 AUTO_AUGMENT = {"none": [], "randaugment": [v2.RandAugment], "trivialaugment": [v2.TrivialAugmentWide]}
@@ -143,12 +143,12 @@ class PhotoData(ImageDataModule):
         dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), None, read, *reading)
         return Source(dataset, listing.labels_N, listing.class_names, rows)
 
-    def examined(self, anew: bool = False) -> Examined:
+    def examined(self, anew: bool = False, look: Look | None = None) -> Examined:
         """What each file is: decoded now, or, unless `anew`, remembered from an earlier run where the part for that is there."""
         for once in load(self.checked).values():
-            found: Examined = once(self.listing.root, self.listing.paths, self.cache_dir, self.white_level, anew)
+            found: Examined = once(self.listing.root, self.listing.paths, self.cache_dir, self.white_level, anew, look)
             return found
-        return examine(self.listing.root, self.listing.paths, white_level=self.white_level)
+        return examine(self.listing.root, self.listing.paths, white_level=self.white_level, look=look)
 
     def divide(self, bad: Iterable[int] = (), duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
         """The rows of each split, without the bad ones; what the set does not come with is cut from train.

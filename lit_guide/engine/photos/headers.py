@@ -12,7 +12,8 @@ Bytes = NDArray[np.uint8]
 JPEG = b"\xff\xd8\xff"
 # SOF markers of JPEG: height, width and components follow (ITU-T T.81, B.2.2). C4, C8 and CC mean something else.
 SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-SOS, APP1 = 0xDA, 0xE1  # pixels follow; EXIF or XMP data follow
+SOS, APP1, EOI = 0xDA, 0xE1, 0xD9  # pixels follow; EXIF or XMP data follow; the end
+MAX_SCANS = 100  # libtiff's limit; programs write about 10, and each costs a pass over all pixels though it may hold none
 ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # no length follows
 RAW = "camera raw, which is not read here: develop it to JPEG"
 OTHERS = {  # how a file begins that Pillow does not read, the first that fits -> what it is, and what to do with it
@@ -42,12 +43,33 @@ def jpeg_header(data: Bytes) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
+def jpeg_scans(data: Bytes) -> tuple[int, bool]:
+    """How many scans a JPEG has, counted to MAX_SCANS + 1, and whether an end marker comes after them; nothing is decoded."""
+    at = np.flatnonzero(data[:-1] == 0xFF)
+    after = data[at + 1]
+    at = at[(after != 0) & (after != 0xFF) & ((after & 0xF8) != 0xD0)]  # the others are part of a scan
+    place, scans = 2, 0
+    while (index := int(at.searchsorted(place))) < len(at) and scans <= MAX_SCANS:
+        place = int(at[index])
+        marker = int(data[place + 1])
+        if marker == EOI:
+            return scans, True
+        scans += marker == SOS
+        place += 2 if marker in ALONE else 2 + int.from_bytes(data[place + 2 : place + 4].tobytes(), "big")
+    return scans, False
+
+
+def is_plain(data: Bytes) -> bool:
+    """Whether a JPEG is sequential and in Huffman's code, where each scan takes its bytes: others have scans that cost none."""
+    return next((marker for marker, _ in _jpeg_segments(data) if marker in SOF), None) in (0xC0, 0xC1)
+
+
 def webp_size(start: bytes) -> tuple[int, int]:
     """(width, height) from the first 30 bytes of a WebP file that is nothing but pixels; else zeros (RFC 9649, 2.5 and 2.6)."""
     kind, number = start[:4] + start[8:16], int.from_bytes(start[20:30], "little")
     if kind == b"RIFFWEBPVP8 ":
         return number >> 48 & 0x3FFF, number >> 64 & 0x3FFF
-    if kind == b"RIFFWEBPVP8L":
+    if kind == b"RIFFWEBPVP8L" and not number >> 36 & 1:  # nor transparent ones
         return (number >> 8 & 0x3FFF) + 1, (number >> 22 & 0x3FFF) + 1
     return 0, 0
 
@@ -68,10 +90,7 @@ def format_of(data: Bytes) -> str:
 
 
 def _jpeg_segments(data: Bytes) -> Iterator[tuple[int, memoryview]]:
-    """(marker, content) of the segments before a JPEG's pixels; ends early where a file is odd.
-
-    What libjpeg skips and this does not, such as bytes between segments, could hide another size from `jpeg_header`.
-    """
+    """(marker, content) of the segments before a JPEG's pixels; ends early where a file is odd, lest that hide another size."""
     view, at = data.data, 2
     while at + 4 <= len(view) and view[at] == 0xFF:
         marker = view[at + 1]
