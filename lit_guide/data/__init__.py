@@ -18,7 +18,10 @@ PhotoData.caches = CACHES
 # What remembers which files are good: (root, paths, folder, white_level, anew, look) -> what is bad or equal.
 PhotoData.checked = {"checked": "lit_guide.parts.cache.known:examine_once"}
 # What `data check` sees in files beside that: (content, image) -> bits, and (names, bits) -> findings.
-LOOKS = {"signs": "lit_guide.parts.look.content:signs", "told": "lit_guide.parts.look.content:told"}
+LOOKS = {
+    "signs": "lit_guide.parts.look.content:signs",
+    "told": "lit_guide.parts.look.content:told",
+}
 
 if find_spec("lit_guide.data.arrays"):
     from lit_guide.data.arrays import ArraysData as ArraysData

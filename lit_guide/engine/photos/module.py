@@ -132,7 +132,8 @@ class PhotoData(ImageDataModule):
             if len(examined.bad) == len(listing.paths):
                 raise UserError(f"None of the {len(listing.paths)} files is an image that can be used:\n{names}")
             if self.on_bad_image == "error":
-                away = "move them away with `lit-guide data check --fix quarantine`" if self.folder else "take out their rows"
+                quarantine = "move them away with `lit-guide data check --fix quarantine`"
+                away = quarantine if self.folder else "take out their rows"
                 raise UserError(
                     f"{len(examined.bad)} of {len(listing.paths)} files can't be used:\n{names}\n"
                     f"Mend them, {away}, or train on the rest with --data.on_bad_image skip."
@@ -227,7 +228,6 @@ class PhotoData(ImageDataModule):
         return ImageDataset(**(vars(source) | {"transform": transform}))
 
     # A model is built from these two before any file is opened: arguments are parsed in no time.
-
     @property
     def class_names(self) -> list[str]:
         """The K class names, as the files are listed; index i of the logits is class_names[i]."""
