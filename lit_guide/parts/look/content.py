@@ -62,7 +62,7 @@ def told(names: Sequence[str], signs_N: NDArray[Any]) -> Iterator[tuple[str, boo
 
 def levels_of(pixels_CHW: NDArray[np.uint8]) -> int:
     """How many values the channel with most of them has; once FEW are found on a part of the pixels, that will do."""
-    step = max(1, min(pixels_CHW.shape[1:]) // 48)
+    step = max(1, min(pixels_CHW.shape[1:]) // 24)
     for some_CHW in (pixels_CHW[:, ::step, ::step], pixels_CHW):
         levels = max(np.count_nonzero(np.bincount(channel_HW.ravel(), minlength=256)) for channel_HW in some_CHW)
         if levels >= FEW or step == 1:
@@ -72,6 +72,9 @@ def levels_of(pixels_CHW: NDArray[np.uint8]) -> int:
 
 def _ends_flat(data: Bytes, pixels_CHW: NDArray[np.uint8]) -> bool:
     """Whether there is nothing in the last quarter of a JPEG, as it is stored: below, or at a side if it was turned."""
+    edges = (pixels_CHW[:, -1, ::BLOCK], pixels_CHW[:, ::BLOCK, 0], pixels_CHW[:, ::BLOCK, -1])
+    if all(int(edge.max()) - int(edge.min()) > FLAT for edge in edges):  # nearly always, and soon known
+        return False
     H, W = pixels_CHW.shape[1:]
     width, height, _ = jpeg_header(data)
     step = max(1, BLOCK * min(H, W) // max(1, min(width, height)))
