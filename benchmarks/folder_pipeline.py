@@ -52,9 +52,10 @@ DALI = importlib.util.find_spec("nvidia.dali") is not None if importlib.util.fin
 Epoch = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
-def classic(root: Path, workers: int) -> Epoch:
+def classic(root: Path, workers: int, min_area: float = 0.08) -> Epoch:
     """What tutorials write."""
-    transform = T.Compose([T.RandomResizedCrop(SIDE), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(*IMAGENET)])
+    crop = T.RandomResizedCrop(SIDE, (min_area, 1.0))
+    transform = T.Compose([crop, T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(*IMAGENET)])
     dataset = ImageFolder(str(root), transform)
     loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     return lambda: iter(loader)

@@ -18,10 +18,11 @@ from lit_guide.engine.data.loaders import Split, evaluation_loader
 from lit_guide.engine.errors import ConfigError, UserError, say
 from lit_guide.engine.machine import expanded, most_workers
 from lit_guide.engine.photos.dataset import shown
-from lit_guide.engine.photos.decode import UnreadableImageError, find_images
+from lit_guide.engine.photos.decode import UnreadableImageError
 from lit_guide.engine.photos.examine import examine
+from lit_guide.engine.photos.listing import find_images
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import load_model, model_of
+from lit_guide.engine.run.checkpoint import READING, load_model, model_of
 from lit_guide.engine.run.screen import print_table
 from lit_guide.export.classifier import fact, require
 from lit_guide.export.images import UNREADABLE, ImageFiles, read_image
@@ -63,7 +64,7 @@ class Predictor:
         require(self.model)
         self.class_names: list[str] = list(fact(self.model, "class_names"))
         self.input_shape = tuple(fact(self.model, "input_shape"))
-        self.crop, self.white_level = checkpoint["crop"], checkpoint["white_level"]
+        self.reading = {key: checkpoint[key] for key in READING}
 
     def __call__(self, path: str | Path) -> dict[str, float]:
         """Class name -> probability for one image file, the likeliest first.
@@ -72,7 +73,7 @@ class Predictor:
             UserError: the file can't be read; the message says why.
         """
         try:
-            image_CHW = read_image(path, self.input_shape, self.crop, self.white_level)
+            image_CHW = read_image(path, self.input_shape, **self.reading)
         except UnreadableImageError as error:
             raise UserError(f"{path}: {error}") from None
         with torch.inference_mode():
@@ -92,7 +93,7 @@ def predict(args: list[str]) -> None:
             raise ConfigError("--images: " + "; ".join(f"{path}: {reason}" for path, reason in bad.items()))
         predictor = Predictor(str(cli.ckpt_path), cli.model_type)
         model, classes, names = predictor.model, predictor.class_names, [str(path) for path in files]
-        samples = Split(ImageFiles(files, predictor.input_shape, predictor.crop, predictor.white_level), torch.arange(len(files)))
+        samples = Split(ImageFiles(files, predictor.input_shape, **predictor.reading), torch.arange(len(files)))
         batch_size = (cli.config.get("data.init_args") or {}).get("batch_size", 64)
         workers = most_workers() if len(files) > WORTH_WORKERS else 0
         given["dataloaders"] = evaluation_loader(samples, batch_size, cli.trainer, workers)
@@ -112,7 +113,8 @@ def predict(args: list[str]) -> None:
     for at, (probability_K, label) in enumerate(zip(probability_NK, label_N.tolist(), strict=True)):
         name = names[at] if names else f"row {at}"
         if label == UNREADABLE:
-            bad[name] = examine(Path(), [name], white_level=predictor.white_level).bad.get(0, "it was being written: try again")
+            found = examine(Path(), [name], white_level=predictor.reading["white_level"])
+            bad[name] = found.bad.get(0, "it was being written: try again")
             continue
         best = probability_K.topk(min(3, len(classes)))
         top = [

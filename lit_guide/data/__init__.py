@@ -9,14 +9,19 @@ from lit_guide.engine.data.module import DataModule as DataModule
 from lit_guide.engine.data.module import Source as Source
 from lit_guide.engine.photos.module import PhotoData as PhotoData
 
-# Where decoded photos may be kept: (root, paths, side, folder, white_level) -> what is bad or equal, and what reads photo i.
+# Where decoded photos are kept: (root, paths, side, folder, white_level, least_side) -> what is bad or equal, what reads photo i.
 CACHES = {
     "ram": "lit_guide.parts.cache.copies:in_memory",
     "disk": "lit_guide.parts.cache.copies:on_disk",
 }
 PhotoData.caches = CACHES
-# What remembers which files are good: (root, paths, folder, white_level, anew) -> what is bad or equal.
+# What remembers which files are good: (root, paths, folder, white_level, anew, look) -> what is bad or equal.
 PhotoData.checked = {"checked": "lit_guide.parts.cache.known:examine_once"}
+# What `data check` sees in files beside that: (content, image) -> bits, and (names, bits) -> findings.
+LOOKS = {
+    "signs": "lit_guide.parts.look.content:signs",
+    "told": "lit_guide.parts.look.content:told",
+}
 
 if find_spec("lit_guide.data.arrays"):
     from lit_guide.data.arrays import ArraysData as ArraysData

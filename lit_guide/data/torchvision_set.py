@@ -61,6 +61,7 @@ class TorchvisionData(PhotoData):
         if dataset not in SETS:
             hint = did_you_mean(dataset, SETS, f"There are {', '.join(sorted(SETS))}.")
             raise ConfigError(f"data.dataset: torchvision has no classification set {dataset!r}. {hint}")
+        self.least_side = None  # its own code decodes all pixels
         self.dataset, self.root, self.download = dataset, Path(expanded(root)), download
 
     def scan(self) -> Listing:

@@ -31,20 +31,26 @@ def mode_of(shape: Sequence[int]) -> str:
     return MODES[shape[0]]
 
 
-def read_image(path: str | Path, shape: Sequence[int], crop: float | None = None, white_level: int | None = None) -> Tensor:
+def read_image(
+    path: str | Path,
+    shape: Sequence[int],
+    crop: float | None = None,
+    white_level: int | None = None,
+    least_side: int | None = None,
+) -> Tensor:
     """An image file as a model takes it, (C, H, W) float32 from 0 to 1; the centre of it where the data were cut.
 
     Args:
         path: the file.
         shape: (C, H, W) of the model.
         crop: the share of the shorter side that is kept; None: the image is squeezed.
-        white_level: as `decode` takes it.
+        white_level, least_side: as `decode` takes them.
 
     Raises:
         UnreadableImageError: it can't be decoded; the message is the reason.
     """
     _, H, W = shape
-    image_CHW = decode(path, mode_of(shape), white_level)
+    image_CHW = decode(path, mode_of(shape), white_level, least_side)
     cut = TF.resize(image_CHW, [H, W], antialias=True) if crop is None else EvalTransform(H, crop)(image_CHW)
     return to_float(cut)
 
@@ -56,17 +62,22 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
         paths: the N files.
         shape: (C, H, W) of the model.
         crop: the share of the shorter side that is kept, as the model's data were cut; None: images are squeezed.
-        white_level: as `decode` takes it, and as the model's data took it.
+        white_level, least_side: as `decode` takes them, and as the model's data took them.
 
     Raises:
         ConfigError: the model has a number of channels that no image file has.
     """
 
     def __init__(
-        self, paths: Sequence[Path], shape: Sequence[int], crop: float | None = None, white_level: int | None = None
+        self,
+        paths: Sequence[Path],
+        shape: Sequence[int],
+        crop: float | None = None,
+        white_level: int | None = None,
+        least_side: int | None = None,
     ) -> None:
         mode_of(shape)
-        self.paths, self.shape, self.crop, self.white_level = paths, tuple(shape), crop, white_level
+        self.paths, self.shape, self.reading = paths, tuple(shape), (crop, white_level, least_side)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -74,6 +85,6 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Sample `index`."""
         try:
-            return read_image(self.paths[index], self.shape, self.crop, self.white_level), torch.tensor(UNKNOWN)
+            return read_image(self.paths[index], self.shape, *self.reading), torch.tensor(UNKNOWN)
         except UnreadableImageError:
             return torch.zeros(self.shape), torch.tensor(UNREADABLE)

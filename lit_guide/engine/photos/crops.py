@@ -53,6 +53,11 @@ class EvalTransform:
         return image_CHW[:, top : top + self.size, left : left + self.size]
 
 
+def least_side(size: int, crop: float, min_area: float) -> int:
+    """Pixels of a photo's shorter side from which neither evaluation nor the smallest square part of training is enlarged."""
+    return max(2 * size, math.ceil(size / math.sqrt(min_area)), round(size / crop))
+
+
 def random_box(height: int, width: int, min_area: float) -> tuple[int, int, int, int]:
     """Draw the part that is cut out of a training image: (top, left, height, width) in pixels.
 

@@ -83,6 +83,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     transform: Callable[[Tensor], Tensor] | None = None  # image (C, H, W) uint8 -> what the sample shall hold in its place
     read: Callable[[int], Tensor] | None = None  # index -> image (C, H, W) uint8, in the place of decoding the file: a cache
     white_level: int | None = None  # as `decode` takes it
+    least_side: int | None = None  # likewise
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -98,7 +99,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         else:
             path = Path(self.root, self.paths[index])
             try:
-                image_CHW = decode(path, white_level=self.white_level)
+                image_CHW = decode(path, white_level=self.white_level, least_side=self.least_side)
             except UnreadableImageError as error:
                 raise UnreadableImageError(f"{path}: {error}") from None
         if self.transform is not None:

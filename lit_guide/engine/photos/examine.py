@@ -25,17 +25,20 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from torch import Tensor
 
 from lit_guide.engine.machine import usable_cores
-from lit_guide.engine.photos.decode import UnreadableImageError, decode_bytes, image_mode, read_bytes
+from lit_guide.engine.photos.decode import UnreadableImageError, decode_bytes, read_bytes
+from lit_guide.engine.photos.headers import Bytes, image_mode, jpeg_header
 
 CHUNK = 8  # files a task: enough that handing tasks out costs nothing
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of RGB, as JPEG has it (ITU-R BT.601)
+HASHED = 192  # pixels of the shorter side, enough for `difference_hash`
 QUIET_BELOW = 500  # files that need no progress bar
-_One = str | tuple[tuple[int, int, str, int, int], Tensor | None]  # why a file is bad; or what is seen of it, and a copy
+Look = Callable[[Bytes, Tensor], int]
+_One = str | tuple[tuple[int, int, str, int, int, int], Tensor | None]  # why a file is bad; or what is seen of it, and a copy
 
 
 # What is seen of a file: pixels, upright, 0 for a bad file; the mode that Pillow gives it before it becomes RGB, such as L, P,
-# RGBA, CMYK or I;16, ? if it gives none; 64 bits that are near for near duplicates; bytes.
-SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("mode", "U8"), ("dhash", "u8"), ("length", "u8")])
+# RGBA, CMYK or I;16, ? if it gives none; 64 bits that are near for near duplicates; bytes; what `look` says.
+SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("mode", "U8"), ("dhash", "u8"), ("length", "u8"), ("signs", "u1")])
 
 
 @dataclass
@@ -55,6 +58,8 @@ def examine(
     copy: Callable[[Tensor], Tensor] | None = None,
     keep: Callable[[Tensor | None], None] | None = None,
     white_level: int | None = None,
+    least_side: int | None = HASHED,
+    look: Look | None = None,
 ) -> Examined:
     """Decode all files.
 
@@ -64,7 +69,8 @@ def examine(
         what: the words before the progress bar.
         copy: makes of an image (C, H, W) uint8 what `keep` shall get; runs in the threads.
         keep: called with every copy in the order of the files, None for a bad file; runs in the calling thread.
-        white_level: as `decode` takes it.
+        white_level, least_side: as `decode` takes them; of a JPEG that comes out smaller all data are read, and judged, as well.
+        look: makes of a file's content and its image, or brightness, eight bits to be kept in "signs"; runs in the threads.
     """
     N = len(paths)
     found = Examined({}, [], np.zeros(N, SEEN))
@@ -74,8 +80,9 @@ def examine(
     bar = Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=hidden)
     if hidden and N >= QUIET_BELOW:
         print(f"{what}: {N:,} files", file=sys.stderr)
-    look = partial(_examine_one, copy=copy, white_level=white_level)
-    with bar, closing(_in_order(root, paths, look)) as results:
+    read = partial(decode_bytes, brightness=copy is None, white_level=white_level, least_side=least_side)
+    one_file = partial(_examine_one, read=read, copy=copy, look=look)
+    with bar, closing(_in_order(root, paths, one_file)) as results:
         for index, one in enumerate(bar.track(results, total=N)):
             if isinstance(one, str):
                 found.bad[index] = one
@@ -142,18 +149,22 @@ def _in_order(root: Path, paths: Sequence[str], look: Callable[[str], _One]) -> 
         torch.set_num_threads(before)
 
 
-def _examine_one(path: str, copy: Callable[[Tensor], Tensor] | None, white_level: int | None) -> _One:
+def _examine_one(path: str, read: Callable[[Bytes], Tensor], copy: Callable[[Tensor], Tensor] | None, look: Look | None) -> _One:
     try:
         data = read_bytes(path)
-        image_CHW = decode_bytes(data, brightness=copy is None, white_level=white_level)
+        image_CHW = read(data)
     except UnreadableImageError as error:
         return str(error)
     try:
         mode = image_mode(data)
     except Exception:  # torchvision reads some files that Pillow refuses, such as a WebP with a broken chunk at its end
         mode = "?"
-    _, H, W = image_CHW.shape
-    return (W, H, mode, difference_hash(image_CHW), len(data)), copy(image_CHW) if copy else None
+    (_, H, W), full = image_CHW.shape, jpeg_header(data)[:2]
+    if min(full) > min(H, W):  # it came out smaller
+        H, W = sorted(full, reverse=H > W)
+    return (W, H, mode, difference_hash(image_CHW), len(data), look(data, image_CHW) if look else 0), copy(
+        image_CHW
+    ) if copy else None
 
 
 @lru_cache(maxsize=512)

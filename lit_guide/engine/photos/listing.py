@@ -1,7 +1,7 @@
 """Which files a folder holds: those of the user, in order, and not those of the system."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lit_guide.engine.errors import UserError
@@ -39,3 +39,15 @@ def files_below(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not hidden(name))
         inside = "" if Path(parent) == folder else f"{Path(parent).relative_to(folder).as_posix()}/"
         yield from [inside + name for name in sorted(names) if not hidden(name)]
+
+
+def find_images(paths: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """Expand folders into the files below them that `fit` would take; and path -> reason for what is not there, or empty."""
+    files: list[Path] = []
+    missing: dict[str, str] = {}
+    for path in map(Path, paths):
+        inside = [path / name for name in files_below(path)] if path.is_dir() else [path] if path.exists() else []
+        files += inside
+        if not inside:
+            missing[str(path)] = "no image files in this folder" if path.is_dir() else "no such file or folder"
+    return files, missing

@@ -23,9 +23,9 @@ from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source, check_classes, grouped_split, stratified_split
 from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import expanded, most_workers
-from lit_guide.engine.photos.crops import EvalTransform, TrainTransform
+from lit_guide.engine.photos.crops import EvalTransform, TrainTransform, least_side
 from lit_guide.engine.photos.dataset import ImageDataset, Listing, joined, shown
-from lit_guide.engine.photos.examine import Examined, examine
+from lit_guide.engine.photos.examine import Examined, Look, examine
 from lit_guide.engine.tables import gone, load
 
 AUTO_AUGMENT = {"none": [], "randaugment": [v2.RandAugment], "trivialaugment": [v2.TrivialAugmentWide]}
@@ -90,6 +90,7 @@ class PhotoData(ImageDataModule):
         self.size, self.white_level = int(image_size), None if white_level is None else int(white_level)
         self.crop: float | None = crop
         self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
+        self.least_side: int | None = least_side(self.size, crop, min_area)
         self.on_bad_image, self.cache = on_bad_image, cache
         self.cache_dir = Path(expanded(cache_dir)) if cache_dir else None
 
@@ -118,14 +119,14 @@ class PhotoData(ImageDataModule):
         Raises:
             UserError: files are bad and `on_bad_image` is error, or all are; or a split got no images.
         """
-        listing = self.listing
+        listing, reading = self.listing, (self.white_level, self.least_side)
         for note in listing.notes:
             warn(note)
         if self.cache == "none":
             examined, read = self.examined(), None
         else:
             side = round(self.size / (self.crop or 1.0))  # the shorter one, as evaluation scales an image
-            examined, read = load(self.caches)[self.cache](listing.root, listing.paths, side, self.cache_dir, self.white_level)
+            examined, read = load(self.caches)[self.cache](listing.root, listing.paths, side, self.cache_dir, *reading)
         if examined.bad:
             names = shown([f"{listing.root / listing.paths[index]}: {reason}" for index, reason in examined.bad.items()])
             if len(examined.bad) == len(listing.paths):
@@ -140,15 +141,15 @@ class PhotoData(ImageDataModule):
             warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
         rows = self.divide(examined.bad, examined.duplicates)
         self._check(rows, examined.duplicates)
-        dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), None, read, self.white_level)
+        dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), None, read, *reading)
         return Source(dataset, listing.labels_N, listing.class_names, rows)
 
-    def examined(self, anew: bool = False) -> Examined:
+    def examined(self, anew: bool = False, look: Look | None = None) -> Examined:
         """What each file is: decoded now, or, unless `anew`, remembered from an earlier run where the part for that is there."""
         for once in load(self.checked).values():
-            found: Examined = once(self.listing.root, self.listing.paths, self.cache_dir, self.white_level, anew)
+            found: Examined = once(self.listing.root, self.listing.paths, self.cache_dir, self.white_level, anew, look)
             return found
-        return examine(self.listing.root, self.listing.paths, white_level=self.white_level)
+        return examine(self.listing.root, self.listing.paths, white_level=self.white_level, look=look)
 
     def divide(self, bad: Iterable[int] = (), duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
         """The rows of each split, without the bad ones; what the set does not come with is cut from train.
@@ -224,10 +225,9 @@ class PhotoData(ImageDataModule):
             extra = [kind() for kind in AUTO_AUGMENT[self.auto_augment]]
             extra += [v2.RandomErasing(float(self.erasing))] if self.erasing else []
             transform = TrainTransform(self.size, self.min_area, self.flip, extra)
-        return ImageDataset(source.root, source.paths, source.label_N, transform, source.read, source.white_level)
+        return ImageDataset(**(vars(source) | {"transform": transform}))
 
     # A model is built from these two before any file is opened: arguments are parsed in no time.
-
     @property
     def class_names(self) -> list[str]:
         """The K class names, as the files are listed; index i of the logits is class_names[i]."""

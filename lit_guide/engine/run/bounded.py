@@ -27,7 +27,7 @@ COUNTS: dict[str, Any] = {"": "a count", "state_dict": None}  # a tree of them, 
 COUNTS["*"] = COUNTS
 # What is used of a checkpoint: key -> its kind; "*" for the other keys of a mapping, [kind] for a list. null may stand for any.
 HELD: dict[str, Any] = {
-    **dict.fromkeys(("epoch", "global_step", "metrics_rows"), "a count"),
+    **dict.fromkeys(("epoch", "global_step", "metrics_rows", "white_level", "least_side"), "a count"),
     **dict.fromkeys(("val_loss", "lr_factor"), "a number"),
     **{"state_dict": {"*": "a tensor"}, "train_sums_W3": "a table of 3 columns", "crop": "a share of 1", "callbacks": {"*": {}}},
     "hyper_parameters": {"crop": "a share of 1", "class_names": [None], "input_shape": [None]},

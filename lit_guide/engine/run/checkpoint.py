@@ -18,7 +18,7 @@ from lit_guide.engine.errors import ConfigError, UserError, printable
 from lit_guide.engine.run import bounded, runs
 
 SUFFIX = ".safetensors"  # a file to share, which can hold no code
-READING = ("crop", "white_level")  # how the data read photos, kept beside the weights: `predict` reads them so too
+READING = ("crop", "white_level", "least_side")  # how the data read photos, kept beside the weights: `predict` reads them so too
 LARGEST = 1 << 26  # numbers of an image
 M = TypeVar("M", bound=LightningModule)
 NAMED = ("network", "optimizer", "scheduler", "loss")  # hyperparameters that are a class by name

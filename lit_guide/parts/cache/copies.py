@@ -55,7 +55,12 @@ class CachedImages:
 
 
 def in_memory(
-    root: Path, paths: Sequence[str], side: int, folder: Path | None, white_level: int | None = None
+    root: Path,
+    paths: Sequence[str],
+    side: int,
+    folder: Path | None,
+    white_level: int | None = None,
+    least_side: int | None = None,
 ) -> tuple[Examined, CachedImages]:
     """`data.cache: ram`: decode every file, now and in each process.
 
@@ -64,18 +69,24 @@ def in_memory(
         paths: the N files.
         side: pixels of the shorter side of a copy; smaller images are kept as they are.
         folder: not used.
-        white_level: as `decode` takes it.
+        white_level, least_side: as `decode` takes them.
 
     Returns:
         What the files are, and the copies.
     """
     pixels = bytearray()
-    examined, sizes_N2 = _decode_all(root, paths, side, "Decoding images into memory", pixels.extend, white_level)
+    what, reading = "Decoding images into memory", (white_level, least_side)
+    examined, sizes_N2 = _decode_all(root, paths, side, what, pixels.extend, *reading)
     return examined, CachedImages(sizes_N2, torch.frombuffer(pixels or bytearray(1), dtype=torch.uint8))
 
 
 def on_disk(
-    root: Path, paths: Sequence[str], side: int, folder: Path | None, white_level: int | None = None
+    root: Path,
+    paths: Sequence[str],
+    side: int,
+    folder: Path | None,
+    white_level: int | None = None,
+    least_side: int | None = None,
 ) -> tuple[Examined, CachedImages]:
     """`data.cache: disk`: as `in_memory`, but decode once, and find the copies again as long as no file changes.
 
@@ -84,24 +95,31 @@ def on_disk(
         paths: the N files.
         side: pixels of the shorter side of a copy.
         folder: where the copies are kept; the user's cache folder if None.
-        white_level: as `decode` takes it.
+        white_level, least_side: as `decode` takes them.
 
     Raises:
         UserError: there is no place, or no permission, for them.
     """
+    # What is decoded smaller gives other copies.
+    name = f"shorter-side-{side}" + (f"-of-{least_side}" if least_side else "")
 
     def find(home: Path) -> tuple[Examined, CachedImages]:
-        done = home / f"shorter-side-{side}"
+        done = home / name
         images = CachedImages(torch.from_numpy(np.load(done / "sizes.npy")), done / "images.bin")
         if (done / "images.bin").stat().st_size != images.start_N[-1]:
             raise EOFError
         return recall(done / "manifest.json"), images
 
-    return once(root, paths, folder, find, lambda home: _build(root, paths, side, home, white_level), white_level)
+    def build(home: Path) -> tuple[Examined, CachedImages]:
+        return _build(root, paths, side, home / name, white_level, least_side)
+
+    return once(root, paths, folder, find, build, white_level)
 
 
-def _build(root: Path, paths: Sequence[str], side: int, home: Path, white_level: int | None) -> tuple[Examined, CachedImages]:
-    done, part = home / f"shorter-side-{side}", home / f"shorter-side-{side}.part"
+def _build(
+    root: Path, paths: Sequence[str], side: int, done: Path, white_level: int | None, least_side: int | None
+) -> tuple[Examined, CachedImages]:
+    part = done.with_name(f"{done.name}.part")
     for old in (done, part):  # damaged, or its building was interrupted: under the lock nobody else builds
         shutil.rmtree(old, ignore_errors=True)
     try:
@@ -115,7 +133,8 @@ def _build(root: Path, paths: Sequence[str], side: int, home: Path, white_level:
                 if files % 1000 == 100:
                     _check_space(part, file.tell() // files * (len(paths) - files))
 
-            examined, sizes_N2 = _decode_all(root, paths, side, "Decoding images into the cache", write, white_level)
+            what, reading = "Decoding images into the cache", (white_level, least_side)
+            examined, sizes_N2 = _decode_all(root, paths, side, what, write, *reading)
         np.save(part / "sizes.npy", sizes_N2.numpy())
         record(part / "manifest.json", examined)
         part.rename(done)  # complete, or not there at all
@@ -127,7 +146,13 @@ def _build(root: Path, paths: Sequence[str], side: int, home: Path, white_level:
 
 
 def _decode_all(
-    root: Path, paths: Sequence[str], side: int, what: str, write: Callable[[memoryview], object], white_level: int | None
+    root: Path,
+    paths: Sequence[str],
+    side: int,
+    what: str,
+    write: Callable[[memoryview], object],
+    white_level: int | None,
+    least_side: int | None,
 ) -> tuple[Examined, Tensor]:
     """Examine all files and write their small copies, one after the other.
 
@@ -143,7 +168,8 @@ def _decode_all(
             sizes_N2[at] = torch.tensor(image_CHW.shape[1:])
             write(image_CHW.permute(1, 2, 0).contiguous().numpy().data.cast("B"))
 
-    return examine(root, paths, what, partial(resize_shorter, side=side, enlarge=False), keep, white_level), sizes_N2
+    shrink = partial(resize_shorter, side=side, enlarge=False)
+    return examine(root, paths, what, shrink, keep, white_level, least_side), sizes_N2
 
 
 def _check_space(folder: Path, needed: int) -> None:

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.photos.decode import UnreadableImageError, decode
-from lit_guide.engine.photos.examine import Examined, examine
+from lit_guide.engine.photos.examine import Examined, Look, examine
 
 VERSION = 2  # of what is stored: a change here makes every older record, and cache, stale
 DAYS_KEPT = 30  # for what is remembered of a set that has changed since
@@ -29,7 +29,12 @@ T = TypeVar("T")
 
 
 def examine_once(
-    root: Path, paths: Sequence[str], folder: Path | None, white_level: int | None = None, anew: bool = False
+    root: Path,
+    paths: Sequence[str],
+    folder: Path | None,
+    white_level: int | None = None,
+    anew: bool = False,
+    look: Look | None = None,
 ) -> Examined:
     """What `examine` finds, or found before as these files are now; remembered are the bad ones and those that are equal.
 
@@ -38,16 +43,19 @@ def examine_once(
         folder: where things are remembered; `default_folder()` if None.
         white_level: as `decode` takes it.
         anew: look at every file, and remember that.
+        look: as `examine` takes it; what it says is not remembered.
     """
-    look = partial(examine, root, paths, white_level=white_level)
+    decode_all = partial(examine, root, paths, white_level=white_level, look=look)
     if anew:
-        examined = look()
+        examined = decode_all()
         remember(root, paths, folder, examined, white_level)
         return examined
     try:
-        return once(root, paths, folder, lambda home: (recall(home / RECORD), None), lambda _: (look(), None), white_level)[0]
+        return once(root, paths, folder, lambda home: (recall(home / RECORD), None), lambda _: (decode_all(), None), white_level)[
+            0
+        ]
     except UserError:  # nothing can be remembered
-        return look()
+        return decode_all()
 
 
 def once(

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
+from lit_guide.data import LOOKS
 from lit_guide.engine.data.base import ImageDataModule
 from lit_guide.engine.data.source import Source, to_float
 from lit_guide.engine.errors import ConfigError, UserError, printable
@@ -25,7 +26,7 @@ from lit_guide.engine.photos.dataset import Listing
 from lit_guide.engine.photos.decode import deep, opened, read_bytes
 from lit_guide.engine.photos.examine import SEEN, Examined, difference_hash
 from lit_guide.engine.photos.module import PhotoData
-from lit_guide.engine.tables import gone
+from lit_guide.engine.tables import gone, load
 from lit_guide.parts.inspect.near import near_duplicates
 
 HUGE = 24_000_000  # pixels: decoding one takes as long as decoding a hundred of 500 x 375
@@ -111,11 +112,12 @@ def _check(data: ImageDataModule, near_bits: int) -> Report:
         listing = data.listing
         source: Listing | Source = listing
         names = listing.paths
-        examined = data.examined(anew=True)
+        examined = data.examined(anew=True, look=(looks := load(LOOKS)).get("signs"))
         rows: Mapping[str, Int64] = data.divide(examined.bad, examined.duplicates)
-        advice = "split got no image: add some, or change its fraction"
         empty = [name for name, share in data.fractions.items() if share > 0 and not len(rows[name])]
-        others = [Finding("empty_split", name != "val", f"the {name} {advice}") for name in empty]
+        advice = "got no image: add some, or change its fraction"
+        others = [Finding("empty_split", name != "val", f"the {name} split {advice}") for name in empty]
+        others += [Finding(*one) for one in looks["told"](names, examined.seen_N["signs"])] if looks else []
         others += _about_range(listing, examined, data.white_level)
         others += [*_about_sizes(names, examined.seen_N, data), *(Finding("listing", False, note) for note in listing.notes)]
         bad_files = [str(listing.root / names[index]) for index in examined.bad]

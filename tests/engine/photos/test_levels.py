@@ -186,7 +186,7 @@ def test_f51_predict_reads_as_training_did(run: Run, scan_run: Path) -> None:
     path = scan_run.parent / "scans/air/01.tif"
     assert read_checkpoint(scan_run / "checkpoints/best.ckpt")["white_level"] == 3000
     predictor = Predictor(scan_run)
-    assert predictor.white_level == 3000
+    assert predictor.reading["white_level"] == 3000
     found = predictor(path)
     assert Predictor(scan_run / "checkpoints/best.safetensors")(path) == pytest.approx(found, abs=1e-6)
     plain = Path("plain.png").absolute()

@@ -337,7 +337,8 @@ def test_statistics_of_imagenet_are_the_default(uneven):
     assert data.std == [0.229, 0.224, 0.225]
 
 
-def test_without_the_part_that_remembers_every_file_is_looked_at_each_time(uneven, monkeypatch):
+def test_without_the_part_that_remembers_every_file_is_looked_at_each_time(tmp_path, monkeypatch):
+    uneven = folder_of(tmp_path / "set", {"blue": 9, "green": 3}, plain)
     monkeypatch.setattr(photos.PhotoData, "checked", {"checked": "lit_guide.parts.never.known:examine_once"})
     monkeypatch.setattr("lit_guide.parts.cache.known.examine", lambda *args, **kwargs: pytest.fail("the part was asked"))
     data = folder_data(uneven, on_bad_image="skip")
