@@ -101,7 +101,10 @@ def predict(args: list[str]) -> None:
         assert cli.checkpoint is not None  # without one the command is refused
         require(cli.model)
         model, classes = cli.model, list(fact(cli.model, "class_names"))
-        model.load_state_dict(cli.checkpoint["state_dict"])
+        try:
+            model.load_state_dict(cli.checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise UserError(f"{cli.ckpt_path}: its weights do not fit the network it names: {error}") from None
         data: Any = cli.datamodule
         names = data.sample_names("test") if hasattr(data, "sample_names") else []
         given["datamodule"] = data

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from lit_guide.cli import main
 from tests.conftest import Outcome, Run
@@ -233,3 +234,16 @@ def test_f39_folders_and_settings_that_are_links_to_themselves_are_told(mine: Pa
         outcome = run(command, f"--run={mine}")
         assert outcome.code in (1, 2)
         check_told(outcome, mine / name if name != "checkpoints" else mine)
+
+
+@pytest.mark.parametrize("images", [[], ["--images", "photo.png"]])
+def test_f39_weights_that_do_not_fit_are_told_by_predict(mine: Path, run: Run, images: list[str]) -> None:
+    Image.new("L", (8, 8)).save("photo.png")
+    file = mine / "checkpoints/best.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["state_dict"].pop("network.body.head.2.bias")
+    torch.save(checkpoint, file)
+    outcome = run("predict", "--run", mine, *images)
+    assert outcome.code == 1
+    assert f"{file}: its weights do not fit the network it names: " in outcome.err
+    assert "network.body.head.2.bias" in outcome.err

@@ -28,6 +28,11 @@ MAX_BYTES = 4 * MAX_PIXELS  # a film or an archive between the images is not rea
 WHITE, DARK = 65_535, 16_383  # of 16 bits, and the highest value that may as well be white: 14 bits of signal, or few photons
 STATED = {"'ppm": WHITE, "'I;12'": 4095}  # Pillow's words for pixels whose white the format tells, and what that is then
 
+with suppress(ImportError):  # an optional dependency: libheif, for the photos of an iPhone
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
 
 class UnreadableImageError(ValueError):
     """A file that is no image, or a broken one; the message is the reason, without the path."""

@@ -1,7 +1,10 @@
 """What Pillow does not read is called by its name, with what to do; and what only looks like an image is none."""
 
 import io
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +132,33 @@ def test_f53_a_pyramid_whose_first_image_is_whole_is_read(tmp_path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     (tmp_path / "a.tif").write_bytes(tiff(pixels, tags={254: (4, [0]), 330: (4, [200])}))
     np.testing.assert_array_equal(decode(tmp_path / "a.tif").permute(1, 2, 0).numpy(), pixels)
+
+
+@pytest.fixture(name="heic")
+def photo_of_a_phone(tmp_path: Path, photos: dict[str, tuple[Path, np.ndarray]]) -> Path:
+    """A photo as iPhones store them, lying on its side, with the orientation that turns it."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    _, pixels_HWC = photos["china.jpg"]
+    file = pillow_heif.from_pillow(Image.fromarray(np.rot90(pixels_HWC).copy()))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it a quarter clockwise
+    file.save(tmp_path / "a.heic", quality=95, exif=exif.tobytes())
+    return tmp_path / "a.heic"
+
+
+def test_f52_a_heic_photo_is_read_upright_where_pillow_heif_is_there(
+    heic: Path, photos: dict[str, tuple[Path, np.ndarray]]
+) -> None:
+    image_CHW = decode(heic)
+    _, pixels_HWC = photos["china.jpg"]
+    assert image_CHW.shape == (3, 427, 640)
+    assert np.abs(image_CHW.permute(1, 2, 0).numpy().astype(int) - pixels_HWC).mean() < 3
+    heic.write_bytes(heic.read_bytes()[:-1000])
+    with pytest.raises(UnreadableImageError, match="broken"):
+        decode(heic)
+
+
+def test_f52_a_heic_photo_is_called_by_its_name_where_pillow_heif_is_missing(heic: Path) -> None:
+    code = "import sys; sys.modules['pillow_heif'] = None; from lit_guide.engine.photos.decode import decode; decode(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, heic], capture_output=True, encoding="utf-8", check=False)
+    assert "HEIC, which needs pillow-heif, or broken: pip install pillow-heif, or save it as JPEG" in done.stderr
