@@ -58,6 +58,8 @@ bench: $(STAMP)  ## measure the claims of benchmarks/README.md; minutes, on a qu
 	$(BIN)/python benchmarks/cpu_precision.py
 	$(BIN)/python benchmarks/resume_cost.py
 	$(BIN)/python benchmarks/guide.py
+	$(BIN)/python benchmarks/big_photos.py
+	$(BIN)/python benchmarks/busy_cores.py
 	command -v nvidia-smi > /dev/null || exit 0; $(BIN)/python benchmarks/gpu_step.py && $(BIN)/python benchmarks/gpu_small.py
 
 # With any Python that has a GPU build of torch: no .venv, nothing is installed. EXTRA: a folder with what that Python lacks.
