@@ -19,7 +19,7 @@ TAKEN = re.findall(
     """
     build configs cookiecutter cruft execnet filelock functorch hatch hatchling import_linter importlinter jsonargparse
     lightning lightning_fabric lightning_utilities lit_guide matplotlib mlflow mlflow_skinny mpl_toolkits mypy mypyc numpy
-    onnx onnxruntime onnxscript packaging pil pillow pip pre_commit py pyarrow pylab pytest pytest_xdist python python3
+    onnx onnxruntime onnxscript packaging pil pillow pi_heif pip pre_commit py pyarrow pylab pytest pytest_xdist python python3
     pytorch_lightning pyyaml rich ruff safetensors scikit_learn scipy setuptools sklearn tensorboard torch torchgen
     torchmetrics torchvision types_pyyaml wandb xdist yaml
     benchmarks data data_show deploy dist docs hooks photos runs src test tests

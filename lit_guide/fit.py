@@ -12,7 +12,7 @@ from lit_guide.engine import tables
 from lit_guide.engine.config.started import Started
 from lit_guide.engine.errors import Stopped, UserError, say
 from lit_guide.engine.run import runs
-from lit_guide.engine.run.checkpoint import READING, load_model, read_checkpoint
+from lit_guide.engine.run.checkpoint import load_model, read_checkpoint, reading_of
 from lit_guide.engine.run.screen import print_metrics
 from lit_guide.engine.train import checkpoints
 from lit_guide.engine.train.metrics import MetricsCSV, Throughput, environment
@@ -43,8 +43,8 @@ def start(command: str, args: list[str]) -> Started:
     cli = Started(command, args, LitClassifier, flags(), tables.gone(CALLBACKS))
     training, settings, going_on = command == "fit", cli.config.trainer, cli.continued is not None
     cli.build("trainer" if cli.call.images else None)
-    if cli.checkpoint is not None and cli.checkpoint["least_side"] is None and hasattr(cli.datamodule, "least_side"):
-        cli.datamodule.least_side = None  # of a run of 0.1: it was trained on all pixels of a photo
+    if cli.checkpoint is not None and hasattr(cli.datamodule, "least_side"):
+        cli.datamodule.least_side = cli.checkpoint["least_side"]  # as it was trained: in 0.1, on all pixels of a photo
     getattr(cli.datamodule, "rows", None)  # what is wrong with the data is said before there is a run directory
     if training and isinstance(cli.model, LitClassifier):
         cli.model.weigh(cli.datamodule)
@@ -143,7 +143,7 @@ def finish(cli: Started, began: float) -> None:
     measured |= {} if best is None else {"exports": []}  # those of an earlier part of this run were of other weights
     runs.update_results(run_dir, {**environment(trainer), **measured, **figures})
     if best is not None:
-        model, reading = cli.model, {key: getattr(cli.datamodule, key, None) for key in READING}
+        model, reading = cli.model, reading_of(cli.datamodule)
         if isinstance(trainer.strategy, FSDPStrategy):  # a part of it only
             model, _ = load_model(best, type(cli.model))
         elif to_load is not None:

@@ -19,7 +19,6 @@ from lit_guide.engine.errors import ConfigError, UserError, say
 from lit_guide.engine.machine import expanded, most_workers
 from lit_guide.engine.photos.dataset import shown
 from lit_guide.engine.photos.decode import UnreadableImageError
-from lit_guide.engine.photos.examine import examine
 from lit_guide.engine.photos.listing import find_images
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import READING, load_model, model_of
@@ -116,8 +115,11 @@ def predict(args: list[str]) -> None:
     for at, (probability_K, label) in enumerate(zip(probability_NK, label_N.tolist(), strict=True)):
         name = names[at] if names else f"row {at}"
         if label == UNREADABLE:
-            found = examine(Path(), [name], white_level=predictor.reading["white_level"])
-            bad[name] = found.bad.get(0, "it was being written: try again")
+            try:
+                read_image(name, predictor.input_shape, **predictor.reading)
+                bad[name] = "it was being written: try again"
+            except UnreadableImageError as error:
+                bad[name] = str(error)
             continue
         best = probability_K.topk(min(3, len(classes)))
         top = [

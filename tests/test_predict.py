@@ -137,7 +137,7 @@ def mixed(tmp_path, rgb_HWC):
 
 GOOD = ["a", "b.png", "link.png", "wrong.txt", "deep/c.JPG", "linked folder/d.png"]
 BAD = {
-    "phone.heic": "HEIC, which needs pillow-heif, or broken: pip install pillow-heif, or save it as JPEG",
+    "phone.heic": "HEIC, which needs pi-heif, or broken: pip install pi-heif, or save it as JPEG",
     "deep/notes.md": "not an image, but text",
     "cut.png": "broken: ",
     "broken link.png": "no such file or directory",

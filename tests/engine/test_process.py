@@ -137,7 +137,7 @@ def test_f37_names_of_files_and_classes_are_readable_in_tables_and_errors(run: R
     assert f"{READABLE[0]}/{READABLE[2]}.png: empty file" in outcome.err
     outcome = run("predict", "--run", trained, "--images", "nasty", "--run_dir", "out")
     assert (outcome.code, is_harmless(outcome)) == (1, True), outcome
-    assert f"nasty/{READABLE[0]}/{READABLE[2]}.png: not a readable image" in outcome.err
+    assert f"nasty/{READABLE[0]}/{READABLE[2]}.png: empty file" in outcome.err
     rows = json.loads(Path("out/predictions.json").read_text(encoding="utf-8"))
     assert {Path(row["file"]).parent.name for row in rows} == set(NASTY)
 

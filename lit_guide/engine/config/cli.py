@@ -144,20 +144,20 @@ class ClassifierCLI(LightningCLI):
                 warn(f"{key} in the configuration is of the part {part}, which this project does not have: it is left out.")
         self.model_type = import_class(self.config.model.class_path, LightningModule, "model")
         if self.checkpoint is not None:
+            given, path = self.config.model.get("init_args") or {}, str(self.ckpt_path)
             if self.model_type is self.default_model:
                 usual = ["--model", path_of_class(self.default_model)]  # which need not be named
                 typed = parser.parse_args([*usual, *args], defaults=False).get("model.init_args") or {}
                 for key, value in left_out(typed, self._saved()).items():
-                    self.config.model.init_args[key] = value
+                    given[key] = value
             if self.checkpoint["hyper_parameters"] or self.model_type is self.default_model:
-                stored.check_hyper_parameters(self.checkpoint, self.model_type, str(self.ckpt_path))
-            epoch, most = self.checkpoint.get("epoch", 0), self.config.trainer.max_epochs
-            if self.command == "fit" and most is not None and 0 <= most < epoch:
-                raise ConfigError(
-                    f"{self.ckpt_path} is of epoch {epoch + 1}: --trainer.max_epochs {most} is too few to go on from it."
-                )
-            if "weights" in (self.config.model.get("init_args") or {}):
-                self.config.model.init_args.weights = None  # the checkpoint's own come in their place; nothing is downloaded
+                stored.check_hyper_parameters(self.checkpoint, self.model_type, path)
+            stored.check_fits(self.checkpoint, {k: v for k, v in given.items() if k == "network" and isinstance(v, str)}, path)
+            at, most = self.checkpoint.get("epoch", 0), self.config.trainer.max_epochs
+            if self.command == "fit" and most is not None and 0 <= most < at:
+                raise ConfigError(f"{path} is of epoch {at + 1}: --trainer.max_epochs {most} is too few to go on from it.")
+            if "weights" in given:
+                given["weights"] = None  # the checkpoint's own come in their place; nothing is downloaded
 
     def instantiate_classes(self) -> None:
         """Nothing: `build` does it, where the command wants it."""

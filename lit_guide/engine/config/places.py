@@ -82,11 +82,14 @@ def untyped(value: Any, key: str, said: Collection[tuple[str, str]]) -> Iterator
 
 def leave_out_writers(trainer: Namespace, said: Collection[tuple[str, str]]) -> None:
     """For a command that trains nothing: no logger, and no callback or profiler that would write where nobody typed it."""
-    trainer.logger, given = False, trainer.callbacks or []
-    ones = given if isinstance(given, list) else [given]
-    trainer.callbacks = [one for one in ones if not any(untyped(one, "trainer.callbacks", said))] or None
-    if any(untyped(trainer.profiler, "trainer.profiler", said)):
-        trainer.profiler = None
+    trainer.logger = False
+    for key in ("callbacks", "profiler"):
+        given = trainer[key] if isinstance(trainer[key], list) else [trainer[key]]
+        for one in given[:]:
+            if place := " ".join(next(untyped(one, f"trainer.{key}", said), ())):
+                warn(f"{place} stands in a file, so what writes there is left out. To have it: --{place}")
+                given.remove(one)
+        trainer[key] = given if isinstance(trainer[key], list) else next(iter(given), None)
 
 
 def texts(value: Any, key: str, name: str = "", classes: bool = False) -> Iterator[tuple[str, str, str]]:

@@ -56,7 +56,7 @@ class Started(ClassifierCLI):
                 raise KeyboardInterrupt from None
             raise
         except Exception as error:
-            told = explain_failure(error, self.trainer, self.datamodule)
+            told = explain_failure(error, self.trainer, self.datamodule, (self.checkpoint or {}).get("global_step"))
             if told is None and self.stop.received:  # the signal went to what this process waited for, such as a compiler
                 raise Stopped(self.stop.received) from error
             if told is None:

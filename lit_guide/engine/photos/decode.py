@@ -25,13 +25,15 @@ from lit_guide.engine.photos.listing import find_images as find_images
 # Larger images are taken for decompression bombs: Pillow's limit, 89 million pixels (268 MB once decoded).
 MAX_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)
 MAX_BYTES = 4 * MAX_PIXELS  # a film or an archive between the images is not read
+SCAN = b"\xff\xda"  # how each scan of a JPEG begins, and nothing within one
+DEEP_COLOUR = "16 bits a colour, of which only the upper 8 are read: save it with 8 bits a channel"
 WHITE, DARK = 65_535, 16_383  # of 16 bits, and the highest value that may as well be white: 14 bits of signal, or few photons
 STATED = {"'ppm": WHITE, "'I;12'": 4095}  # Pillow's words for pixels whose white the format tells, and what that is then
 
 with suppress(ImportError):  # an optional dependency: libheif, for the photos of an iPhone
-    import pillow_heif
+    import pi_heif
 
-    pillow_heif.register_heif_opener()
+    pi_heif.register_heif_opener()
 
 
 class UnreadableImageError(ValueError):
@@ -91,7 +93,7 @@ def decode_bytes(
     jpeg = start.startswith(headers.JPEG)
     width, height, components = jpeg_header(data) if jpeg else (*webp_size(start), 0)
     _refuse_bomb(width, height)
-    if jpeg and not headers.is_plain(data) and headers.jpeg_scans(data)[0] > headers.MAX_SCANS:
+    if jpeg and data.tobytes().count(SCAN) > headers.MAX_SCANS < headers.jpeg_scans(data)[0]:  # the first is soon counted
         raise UnreadableImageError(f"more than {headers.MAX_SCANS} scans, which no program writes: get the file again")
     if jpeg and scale_of(width, height, least_side) > 1:
         return _with_pillow(data, "L" if brightness and components == 3 else mode, white_level, least_side)
@@ -116,6 +118,8 @@ def opened(data: Bytes, mode: str | None = None, least_side: int | None = None) 
         tags = getattr(file, "tag_v2", {})
         if 50706 in tags or (330 in tags and tags.get(254) == 1):  # DNGVersion; SubIFDs beside a thumbnail: as NEF and ARW are
             raise UnreadableImageError(headers.RAW)
+        if tags.get(284) == 2 and max(tags.get(258, (8,))) > 8:  # colour by colour, of which Pillow reads the lower 8 bits
+            raise UnreadableImageError(DEEP_COLOUR)
         if file.format in ("EPS", "FITS"):  # a program, which Pillow would hand to Ghostscript; signed, which it misses
             raise UnreadableImageError(format_of(data))
         stored = str(file.tile)  # empty once they are loaded
@@ -143,9 +147,9 @@ def _with_pillow(data: Bytes, mode: str, white_level: int | None, least_side: in
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         pixels_HWC = np.array(image.convert(mode))
         pixels_HWC = pixels_HWC.reshape(*pixels_HWC.shape[:2], -1)
-        known = white_level == WHITE or (white_level is None and pixels_HWC[:, :, :3].max() > DARK >> 8)
-        if not known and re.search("(L|LA|RGB|RGB.|CMYK);16", stored):  # the signal may be in the bits that Pillow drops
-            raise UnreadableImageError("16 bits a colour, of which only the upper 8 are read: save it with 8 bits a channel")
+        cut = re.search("(L|LA|RGB|RGB.|CMYK);16", stored)  # the signal may be in the bits that Pillow drops
+        if cut and white_level != WHITE and (white_level is not None or pixels_HWC[:, :, :3].max() <= DARK >> 8):
+            raise UnreadableImageError(DEEP_COLOUR)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lit_guide.engine.machine import usable_cores
 from lit_guide.engine.photos.decode import UnreadableImageError, decode_bytes, read_bytes
-from lit_guide.engine.photos.headers import Bytes, image_mode, jpeg_header
+from lit_guide.engine.photos.headers import JPEG, Bytes, image_mode, jpeg_header
 
 CHUNK = 8  # files a task: enough that handing tasks out costs nothing
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of RGB, as JPEG has it (ITU-R BT.601)
@@ -160,7 +160,7 @@ def _examine_one(path: str, read: Callable[[Bytes], Tensor], copy: Callable[[Ten
     except Exception:  # torchvision reads some files that Pillow refuses, such as a WebP with a broken chunk at its end
         mode = "?"
     (_, H, W), full = image_CHW.shape, jpeg_header(data)[:2]
-    if min(full) > min(H, W):  # it came out smaller
+    if data[:3].tobytes() == JPEG and min(full) > min(H, W):  # it came out smaller
         H, W = sorted(full, reverse=H > W)
     return (W, H, mode, difference_hash(image_CHW), len(data), look(data, image_CHW) if look else 0), copy(
         image_CHW

@@ -20,7 +20,7 @@ OTHERS = {  # how a file begins that Pillow does not read, the first that fits -
     rb".{128}DICM": "DICOM, which is not read here: export it as PNG",
     rb"\xff\n|\0{3}\x0cJXL ": "JPEG XL, which is not read here: save it as JPEG",
     rb".{4}ftyp.{0,40}avi[fs]": "AVIF, which is not read here: save it as JPEG",
-    rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC, which needs pillow-heif, or broken: pip install pillow-heif, or save it as JPEG",
+    rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC, which needs pi-heif, or broken: pip install pi-heif, or save it as JPEG",
     rb".{4}ftypcrx|II\*\0....CR|IIU\0|IIR[OS]|MMOR|FUJIFILM|FOVb": RAW,
     rb"II[*+]\0|MM\0[*+]": "TIFF that is cut off or of a kind not read here, or camera raw: save it with 8 bits a channel",
     rb"v/1\x01|#\?R|SIMPLE  =": "OpenEXR, HDR or FITS, whose range is not known: save it with 8 bits a channel",
@@ -57,11 +57,6 @@ def jpeg_scans(data: Bytes) -> tuple[int, bool]:
         scans += marker == SOS
         place += 2 if marker in ALONE else 2 + int.from_bytes(data[place + 2 : place + 4].tobytes(), "big")
     return scans, False
-
-
-def is_plain(data: Bytes) -> bool:
-    """Whether a JPEG is sequential and in Huffman's code, where each scan takes its bytes: others have scans that cost none."""
-    return next((marker for marker, _ in _jpeg_segments(data) if marker in SOF), None) in (0xC0, 0xC1)
 
 
 def webp_size(start: bytes) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import UninitializedParameter
 from torch.utils.hooks import RemovableHandle
 
 TIMES, SPARE = 16, 1 << 21  # what a file of tensors may come to in memory: so many times its size, with so much added to that
@@ -30,7 +31,7 @@ HELD: dict[str, Any] = {
     **dict.fromkeys(("epoch", "global_step", "metrics_rows", "white_level", "least_side"), "a count"),
     **dict.fromkeys(("val_loss", "lr_factor"), "a number"),
     **{"state_dict": {"*": "a tensor"}, "train_sums_W3": "a table of 3 columns", "crop": "a share of 1", "callbacks": {"*": {}}},
-    "hyper_parameters": {"crop": "a share of 1", "class_names": [None], "input_shape": [None]},
+    "hyper_parameters": {},  # of any model
     "optimizer_states": [{"state": {"*": {}}, "param_groups": [{}]}],
     **{"loops": COUNTS, "place": {"by_step": ["a count"], "*": "a count"}, "lr_schedulers": [{}]},
 }
@@ -58,7 +59,8 @@ def load_tensors(path: Path, device: str = "cpu") -> Any:
         fits = sum(entry.file_size for entry in entries) <= left and not any(entry.compress_type for entry in entries)
         for entry in entries:
             entry.CRC = None  # type: ignore[assignment]  # `CheckpointWriter` writes none
-        code = b"".join(packed.read(entry) for entry in entries if fits and entry.filename.endswith(".pkl"))
+        codes = [packed.read(entry) for entry in entries if fits and entry.filename.lower().endswith(".pkl")]
+    code = codes[0] if len(codes) == 1 else b"\nbytearray\n"  # of several, who knows which one torch takes
     names = [name for _, name, _ in pickletools.genops(code) if isinstance(name, str)] if b"\nencode\n" in code else []
     fits &= b"\nbytearray\n" not in code and not any(map(_expands, names))
     content = torch.load(path, map_location=device, weights_only=True) if fits else None
@@ -88,7 +90,7 @@ def no_larger_than(weights: Mapping[str, Any]) -> RemovableHandle:
 
     def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
         nonlocal left
-        left -= 1000 + parameter.numel()
+        left -= 1000 + (0 if isinstance(parameter, UninitializedParameter) else parameter.numel())
         if left < 0:
             raise ValueError(f"they ask for a network that is much larger than its {held:,} weights")
 

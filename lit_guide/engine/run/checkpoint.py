@@ -57,17 +57,23 @@ def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
     needed = ("state_dict", "epoch", "global_step")
     if lacking := [key for key in needed if not isinstance(checkpoint, dict) or checkpoint.get(key) is None]:
         raise UserError(f"{path} is not a checkpoint of a LightningModule: it has no {lacking[0]}.{_alternative(path)}")
-    hyper_parameters = checkpoint.setdefault("hyper_parameters", {})
+    if (hyper_parameters := checkpoint.get("hyper_parameters")) is None:
+        hyper_parameters = checkpoint["hyper_parameters"] = {}
+    if "crop" not in checkpoint and isinstance(hyper_parameters, dict):  # until version 0.1 a hyperparameter of the model
+        checkpoint["crop"] = hyper_parameters.pop("crop", None)
     try:
         fault = bounded.misfit(checkpoint) or _fault_in(hyper_parameters)
     except RecursionError:
         fault = "its values are nested too deeply"
     if fault:
         raise UserError(f"{path} was refused: {fault}. Nothing that it names was imported.")
-    for key in READING:  # until version 0.1 `crop` was a hyperparameter of the model
-        checkpoint.setdefault(key, hyper_parameters.pop(key, None))
-    loaded: dict[str, Any] = checkpoint
-    return loaded
+    return {**dict.fromkeys(READING), **checkpoint}
+
+
+def reading_of(data: Any) -> dict[str, Any]:
+    """What a checkpoint keeps of how the data read photos; what data of one's own call by the same names is another thing."""
+    found = {key: getattr(data, key, None) for key in READING}
+    return {key: None if bounded.misfit({key: value}) else value for key, value in found.items()}
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -163,7 +169,7 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
     """
     saved = checkpoint["hyper_parameters"]
     trained, given = saved.get("class_names"), now.get("class_names")
-    if trained is not None and given is not None and list(trained) != list(given):
+    if isinstance(trained, list | tuple) and isinstance(given, list | tuple) and list(trained) != list(given):
         listed = [f"({len(names)}): {printable(', '.join(map(str, names[:1000])))}" for names in (trained, given)]
         raise UserError(
             f"{path} and the data disagree on the classes.\n  checkpoint {listed[0]}\n  data {listed[1]}\n"

@@ -21,7 +21,7 @@ RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
 WEIGHTS = Path("checkpoints") / "best.safetensors"
 LAST = Path("checkpoints") / "last.ckpt"
-STARTED = {"checkpoints", "config.yaml", "metrics.csv"}
+STARTED = {"checkpoints", "config.yaml", "metrics.csv", "results.json"}
 FOLDERS = ("", "checkpoints", "export")  # in which a run writes files
 PARTIAL = ".partial-"  # how the names of files begin that are being written
 

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, S
 from torch import distributed
 
 from lit_guide.engine.errors import ConfigError, Stopped, UserError
-from lit_guide.engine.run.checkpoint import READING
+from lit_guide.engine.run.checkpoint import reading_of
 from lit_guide.engine.train.going_on import go_on, place_of
 from lit_guide.engine.train.metrics import MetricsCSV
 from lit_guide.engine.train.stop import Stop
@@ -144,7 +144,7 @@ class LastCheckpoint(Checkpoint):
         loss = trainer.callback_metrics.get("val/loss")
         checkpoint["val_loss"] = None if loss is None else float(loss)
         checkpoint["plateau_due"] = self._plateau_due
-        checkpoint |= {key: getattr(trainer.datamodule, key, None) for key in READING}  # type: ignore[attr-defined]  # Lightning's
+        checkpoint |= reading_of(trainer.datamodule)  # type: ignore[attr-defined]  # Lightning sets it
         checkpoint["place"] = place_of(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -22,8 +22,12 @@ WORK = ("torch.optim", "lightning.pytorch.callbacks", "lightning.pytorch.loops")
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def explain_failure(error: BaseException, trainer: Trainer, datamodule: LightningDataModule) -> UserError | None:
+def explain_failure(
+    error: BaseException, trainer: Trainer, datamodule: LightningDataModule, begun: int | None = None
+) -> UserError | None:
     """What an exception of the trainer means for the user: memory, disk, loader processes, peers, anomaly detection.
+
+    `begun` is the step of the checkpoint that a run goes on from: until the next one what was restored may be at fault.
 
     Returns:
         The error to raise in its place, with what to type next; None where the exception says itself what happened.
@@ -60,12 +64,17 @@ def explain_failure(error: BaseException, trainer: Trainer, datamodule: Lightnin
         return UserError(f"Another process of this run ended or can't be reached: its own message says why.{go_on}")
     if codes & FULL or "file write failed" in text:
         return UserError(f"No space is left on the disk of {root}: make room.{go_on}")
-    if trainer.ckpt_path and (key := _restored(error, WORK if trainer.state.fn == "fit" else ())):
+    if trainer.ckpt_path and (key := _restored(error, WORK if begun == trainer.global_step else ())):
         what = f"its state of {key} can't be gone on with ({type(error).__name__}: {first_line(error)})"
         return UserError(f"{trainer.ckpt_path}: {what}. Use another checkpoint, or train anew.")
     frames = [frame.f_locals.get("self") for frame, _ in walk_tb(chain[-1].__traceback__)]
     if theirs := [one for one in frames if isinstance(one, Callback) and type(one).__module__.startswith("lightning.")]:
-        return ConfigError(f"{type(theirs[0]).__name__} does not fit this model or these settings: {first_line(chain[-1])}.")
+        name, why = type(theirs[0]).__name__, first_line(chain[-1])
+        if begun is not None:
+            what = f"its state of callbacks can't be gone on with, or {name} does not fit the settings: {why}"
+            return UserError(f"{trainer.ckpt_path}: {what}")
+        kind = UserError if trainer.global_step else ConfigError
+        return kind(f"{name} does not fit this model or these settings: {why}.")
     return None
 
 
@@ -73,7 +82,8 @@ def _restored(error: BaseException, work: tuple[str, ...]) -> str:
     """The part of a checkpoint that an exception came of, while it was restored, or in a module that works on it; else empty."""
     frames = [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame, _ in walk_tb(error.__traceback__)]
     parts = [name[8:] for module, name in frames if module.endswith("checkpoint_connector") and name.startswith("restore_")]
-    return parts[-1] if parts else frames[-1][0] if frames[-1][0].startswith(work) else ""
+    makes = any(name == "configure_optimizers" for _, name in frames)  # of settings
+    return parts[-1] if parts else frames[-1][0] if frames[-1][0].startswith(work) and not makes else ""
 
 
 def _out_of_memory(text: str, trainer: Trainer, datamodule: LightningDataModule, batch_size: int) -> str:

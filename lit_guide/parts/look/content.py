@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def signs(data: Bytes, image_CHW: Tensor) -> int:
         flat = not plain and _ends_flat(data, pixels_CHW)
         found += ["half_missing"] if lost and flat else ["no_end"] if lost else ["half_flat"] if flat else []
     else:
-        with Image.open(io.BytesIO(data.data)) as file:
+        with suppress(Exception), Image.open(io.BytesIO(data.data)) as file:  # of what decoded, the rest may be broken
             found += ["pages"] if file.format in PAGED and _has_pages(file) else []
             # What is transparent has become white: without that colour there is no need to decode it again.
             if file.has_transparency_data and (pixels_CHW == 255).all(axis=0).any():
@@ -97,4 +98,5 @@ def _has_pages(file: Image.Image) -> bool:
     except EOFError:  # a TIFF of one
         return False
     finally:
-        file.seek(0)
+        with suppress(Exception):
+            file.seek(0)

@@ -56,10 +56,11 @@ class Threads(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the number of threads: of all processes the same."""
         self._watches = trainer.strategy.root_device.type == "cpu"
-        if not self._watches and self.asked is None:
-            return
         usual = min(torch.get_num_threads(), cores.most_threads(trainer.num_devices))
-        self.count = trainer.strategy.broadcast(self.asked or self.saved or usual)
+        asked, count = trainer.strategy.broadcast((self.asked, self.asked or self.saved or usual))
+        if not self._watches and asked is None:
+            return
+        self.count = count
         torch.set_num_threads(self.count)
         waiting.spin()  # of an earlier run in this process
         self._before = {}  # since the process began: its imports have shown whether others use the cores

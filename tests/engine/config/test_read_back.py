@@ -1,11 +1,13 @@
 """F43: what Lightning offers by class name either trains, and is read back to the same run, or is refused before training."""
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import callbacks, loggers, plugins, profilers, strategies
 
@@ -85,8 +87,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <function 
 
 @pytest.fixture(autouse=True)
 def let_go() -> Iterator[None]:
+    """What DDP leaves in this process ends with a test: its group, and what it tells to others by the environment."""
+    before = dict(os.environ)
     yield
     gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
 
 
 def classes() -> Iterator[tuple[str, str]]:

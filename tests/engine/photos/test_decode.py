@@ -895,5 +895,5 @@ def test_a_name_that_no_file_can_have_is_a_bad_file():
 @pytest.mark.parametrize("brand", [b"heic", b"mif1"])
 def test_a_photo_of_an_iphone_is_refused_by_its_name(tmp_path, brand):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0" * 200)
-    with pytest.raises(UnreadableImageError, match="HEIC, which needs pillow-heif, or broken: pip install pillow-heif"):
+    with pytest.raises(UnreadableImageError, match="HEIC, which needs pi-heif, or broken: pip install pi-heif"):
         decode(tmp_path / "a.heic")

@@ -225,3 +225,11 @@ def test_f51_a_cache_keeps_what_was_scaled(run: Run, tmp_path: Path, cache: str)
             expected = decode(root / data.listing.paths[row], white_level=level)
             assert torch.equal(source.dataset[row][0], expected)
     shutil.rmtree(tmp_path / "store", ignore_errors=True)
+
+
+def test_f51_deep_colours_one_after_the_other_are_refused(tmp_path: Path) -> None:
+    pixels_HWC = np.full((4, 6, 3), 40_000, np.uint16)
+    content = tiff(pixels_HWC, tags={284: (3, [2])})
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match="16 bits a colour"):
+        decode(tmp_path / "a.tif")

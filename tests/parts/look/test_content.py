@@ -307,3 +307,23 @@ def test_without_the_part_the_check_goes_on(photo, tmp_path, monkeypatch) -> Non
     monkeypatch.setattr("lit_guide.parts.inspect.check.LOOKS", {"signs": "lit_guide.parts.gone.content:signs"})
     kinds = [finding.kind for finding in report_of(tmp_path).findings]
     assert "one_colour" not in kinds
+
+
+@pytest.mark.parametrize("kind", ["webp", "tiff", "gif"])
+def test_f52_what_decodes_though_its_rest_is_broken_is_no_crash(tmp_path: Path, photo: Image.Image, kind: str) -> None:
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    small = photo.resize((64, 48))
+    if kind == "webp":
+        content = saved(small, "WEBP") + b"EXIF\xff\xff\xff\x7f"
+    elif kind == "tiff":
+        content = saved(small, "TIFF")
+        (at,) = struct.unpack_from("<I", content, 4)
+        (count,) = struct.unpack_from("<H", content, at)
+        content = content[: at + 2 + 12 * count] + struct.pack("<I", 9) + content[at + 6 + 12 * count :]
+    else:
+        frames = [small.rotate(turn).convert("P") for turn in (0, 30, 60)]
+        content = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])[:-400]
+    (tmp_path / "photos/cat" / f"a.{kind}").write_bytes(content)
+    report = report_of(tmp_path / "photos")
+    found = {finding.kind for finding in report.findings if "cat/a" in " ".join(map(str, finding.items))}
+    assert found <= {"pages", "bad", "mode", "few_levels", "tiny"}
