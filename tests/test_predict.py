@@ -15,7 +15,8 @@ from lit_guide.engine.data.source import to_float
 from lit_guide.engine.errors import ConfigError, UserError
 from lit_guide.engine.photos import decode as decode_module
 from lit_guide.engine.photos.crops import EvalTransform
-from lit_guide.engine.photos.decode import decode, find_images
+from lit_guide.engine.photos.decode import decode
+from lit_guide.engine.photos.listing import find_images
 from lit_guide.export.images import UNKNOWN, UNREADABLE, ImageFiles
 from lit_guide.predict import Predictor, gathered
 

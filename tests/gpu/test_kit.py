@@ -165,7 +165,15 @@ def test_the_folder_of_extras_has_tested_versions():
 
 def make(folder: Path, target: str, device: str) -> tuple[int, list[str], dict[str, object]]:
     """Run a target with this Python: its exit code, its lines, its record."""
-    words = ["make", "--no-print-directory", target, f"DEVICE={device}", f"PYTHON={sys.executable}", "EXTRA=nowhere", f"OUT={folder}"]
+    words = [
+        "make",
+        "--no-print-directory",
+        target,
+        f"DEVICE={device}",
+        f"PYTHON={sys.executable}",
+        "EXTRA=nowhere",
+        f"OUT={folder}",
+    ]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     print(done.stdout, done.stderr)
     record = json.loads((folder / f"gpu_{target[:-4].replace('test', 'tests')}.json").read_text())

@@ -20,7 +20,6 @@ from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
 
 from lit_guide.engine.photos import headers
 from lit_guide.engine.photos.headers import Bytes, format_of, image_mode, jpeg_header, webp_size  # noqa: F401  # image_mode's place
-from lit_guide.engine.photos.listing import find_images as find_images
 
 # Larger images are taken for decompression bombs: Pillow's limit, 89 million pixels (268 MB once decoded).
 MAX_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)

@@ -162,9 +162,8 @@ def _examine_one(path: str, read: Callable[[Bytes], Tensor], copy: Callable[[Ten
     (_, H, W), full = image_CHW.shape, jpeg_header(data)[:2]
     if data[:3].tobytes() == JPEG and min(full) > min(H, W):  # it came out smaller
         H, W = sorted(full, reverse=H > W)
-    return (W, H, mode, difference_hash(image_CHW), len(data), look(data, image_CHW) if look else 0), copy(
-        image_CHW
-    ) if copy else None
+    seen = (W, H, mode, difference_hash(image_CHW), len(data), look(data, image_CHW) if look else 0)
+    return seen, copy(image_CHW) if copy else None
 
 
 @lru_cache(maxsize=512)

@@ -57,8 +57,8 @@ def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
     needed = ("state_dict", "epoch", "global_step")
     if lacking := [key for key in needed if not isinstance(checkpoint, dict) or checkpoint.get(key) is None]:
         raise UserError(f"{path} is not a checkpoint of a LightningModule: it has no {lacking[0]}.{_alternative(path)}")
-    if (hyper_parameters := checkpoint.get("hyper_parameters")) is None:
-        hyper_parameters = checkpoint["hyper_parameters"] = {}
+    kept = checkpoint.get("hyper_parameters")
+    hyper_parameters = checkpoint["hyper_parameters"] = {} if kept is None else kept
     if "crop" not in checkpoint and isinstance(hyper_parameters, dict):  # until version 0.1 a hyperparameter of the model
         checkpoint["crop"] = hyper_parameters.pop("crop", None)
     try:
@@ -72,8 +72,8 @@ def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
 
 def reading_of(data: Any) -> dict[str, Any]:
     """What a checkpoint keeps of how the data read photos; what data of one's own call by the same names is another thing."""
-    found = {key: getattr(data, key, None) for key in READING}
-    return {key: None if bounded.misfit({key: value}) else value for key, value in found.items()}
+    found = ((key, getattr(data, key, None)) for key in READING)
+    return {key: None if bounded.misfit({key: value}) else value for key, value in found}
 
 
 def read_weights(path: Path) -> dict[str, Any]:
