@@ -24,7 +24,7 @@ from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import READING, load_model, model_of
 from lit_guide.engine.run.screen import print_table
 from lit_guide.export.classifier import fact, require
-from lit_guide.export.images import UNREADABLE, ImageFiles, read_image
+from lit_guide.export.images import UNREADABLE, ImageFiles, read_image, why_unreadable
 from lit_guide.fit import start
 from lit_guide.model import LitClassifier
 
@@ -115,11 +115,7 @@ def predict(args: list[str]) -> None:
     for at, (probability_K, label) in enumerate(zip(probability_NK, label_N.tolist(), strict=True)):
         name = names[at] if names else f"row {at}"
         if label == UNREADABLE:
-            try:
-                read_image(name, predictor.input_shape, **predictor.reading)
-                bad[name] = "it was being written: try again"
-            except UnreadableImageError as error:
-                bad[name] = str(error)
+            bad[name] = why_unreadable(name, predictor.input_shape, **predictor.reading)
             continue
         best = probability_K.topk(min(3, len(classes)))
         top = [

@@ -459,6 +459,7 @@ def test_f57_a_batch_of_one_image_that_batch_norm_can_not_take_is_told_with_the_
     assert "use --data.batch_size 2 or more" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_f57_networks_with_auxiliary_heads_train(run, name):
     few = ("--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1")

@@ -412,6 +412,7 @@ def test_an_evaluation_that_the_model_has_no_step_for_is_refused(run: Run) -> No
         assert outcome.err == f"lit-guide: Bare lacks what {command} calls: def {step}(self, batch, batch_idx).\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["Whole", "Attributes"])
 def test_a_module_with_all_pieces_does_all_that_ours_does(run: Run, model: str) -> None:
     sized = ["--model.hidden", "48", "--model.lr", "0.02"] if model == "Whole" else []
@@ -532,6 +533,7 @@ def test_batches_may_have_another_form(run: Run) -> None:
 # --- a loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "kept"),
     [
@@ -583,6 +585,7 @@ def test_a_loss_that_can_not_take_what_is_given_is_named(run: Run, args: list[st
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_smoothing_and_class_weights_pass_through_to_a_loss_that_takes_them(run: Run) -> None:
     same = [*FIT, *NO_EXPORT, "--model.label_smoothing", "0.1", "--model.class_weights", "auto"]
     assert run(*same, "--run_dir", "plain").code == 0
@@ -619,6 +622,7 @@ def test_a_network_by_class_trains_comes_back_and_exports(run: Run) -> None:
     assert "Did you mean hidden?" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["flags", "yaml"])
 def test_optimizer_schedule_callback_and_logger_of_the_package(run: Run, way: str) -> None:
     chosen = {
@@ -690,6 +694,7 @@ def test_a_class_of_another_package_is_refused_with_the_whole_command_to_type(ru
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_every_command_takes_allowed_classes_and_none_without(run: Run, other: str) -> None:
     args = ["--model.network", f"{other}.code.OwnMLP", "--model.loss", f"{other}.code.FocalLoss", "--model.label_smoothing", "0"]
     args += ["--model.optimizer", f"{other}.code.OwnAdamW", "--trainer.callbacks", f"{other}.code.OwnCallback"]

@@ -133,6 +133,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow
 def test_each_flag_parses(run: Run) -> None:
     seen = []
     for name, text in TEXTS.items():

@@ -5,6 +5,7 @@ Shapes: C channels, H x W pixels, N files.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,15 @@ def read_image(
     image_CHW = decode(path, mode_of(shape), white_level, least_side)
     cut = TF.resize(image_CHW, [H, W], antialias=True) if crop is None else EvalTransform(H, crop)(image_CHW)
     return to_float(cut)
+
+
+def why_unreadable(path: str | Path, shape: Sequence[int], **reading: Any) -> str:
+    """What `read_image` says of a file that could not be read a moment ago."""
+    try:
+        read_image(path, shape, **reading)
+    except UnreadableImageError as error:
+        return str(error)
+    return "it was being written: try again"
 
 
 class ImageFiles(Dataset[tuple[Tensor, Tensor]]):

@@ -74,6 +74,7 @@ def test_where_there_is_no_command_python_starts_the_package(tmp_path, inactive)
     assert version.startswith("lit-guide ")
 
 
+@pytest.mark.slow
 @posix
 def test_what_a_message_says_to_type_starts_where_the_environment_is_not_active(tmp_path):
     inactive = environment_without(sysconfig.get_path("scripts"))

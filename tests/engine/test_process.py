@@ -142,6 +142,7 @@ def test_f37_names_of_files_and_classes_are_readable_in_tables_and_errors(run: R
     assert {Path(row["file"]).parent.name for row in rows} == set(NASTY)
 
 
+@pytest.mark.slow
 @on_posix
 def test_f37_a_run_with_such_classes_is_trained_shown_and_told_apart(run: Run, nasty: Path) -> None:
     words = ["--config", "configs/folder.yaml", "--data.root", "nasty", "--data.on_bad_image", "skip", "--data.image_size", "8"]
@@ -175,6 +176,7 @@ def test_f37_what_is_typed_and_what_a_file_says_is_readable(run: Run) -> None:
         assert (outcome.code, is_harmless(outcome)) == (2, True), outcome
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the names of files are Unicode")
 def test_f46_where_names_of_files_are_ascii_they_are_found_all_the_same(album: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "lit_guide", "data", "check", "--config", "configs/folder.yaml", "--data.root", "album"]

@@ -21,7 +21,7 @@ RUNS = Path("runs")
 BEST = Path("checkpoints") / "best.ckpt"
 WEIGHTS = Path("checkpoints") / "best.safetensors"
 LAST = Path("checkpoints") / "last.ckpt"
-STARTED = {"checkpoints", "config.yaml", "metrics.csv", "results.json"}
+STARTED = {"checkpoints", "config.yaml", "metrics.csv"}
 FOLDERS = ("", "checkpoints", "export")  # in which a run writes files
 PARTIAL = ".partial-"  # how the names of files begin that are being written
 
@@ -112,7 +112,7 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
         try:
             path.mkdir(parents=True, exist_ok=run_dir is not None)
             there = {file.name for file in path.iterdir() if not (resume and PARTIAL[:-1] in file.name)}
-            if there - (STARTED if resume else set()) or (path / LAST).exists():
+            if there - (STARTED | {"results.json"} if resume else set()) or (path / LAST).exists():
                 raise FileExistsError
             # Two runs may both find an empty directory; only one of them can make this one in it.
             (path / "checkpoints").mkdir(exist_ok=resume)

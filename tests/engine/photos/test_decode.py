@@ -17,12 +17,12 @@ from lit_guide.engine.photos.decode import (
     UnreadableImageError,
     decode,
     decode_bytes,
-    find_images,
     image_mode,
     jpeg_header,
     read_bytes,
     webp_size,
 )
+from lit_guide.engine.photos.listing import find_images
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, what Pillow converts to grey with
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lit_guide.engine.photos.decode import UnreadableImageError, decode, decode_bytes, format_of
-from tests.engine.photos.files import tiff
+from tests.engine.photos.files import HEIC, tiff
 
 HEAD = "<?xml version='1.0' encoding='UTF-8'?>\n<!-- made by hand -->\n"
 DOCTYPE = '<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">\n'
@@ -134,22 +134,22 @@ def test_f53_a_pyramid_whose_first_image_is_whole_is_read(tmp_path) -> None:
     np.testing.assert_array_equal(decode(tmp_path / "a.tif").permute(1, 2, 0).numpy(), pixels)
 
 
-HEIC = Path(__file__).with_name("turned.heic")  # 80 x 60 pixels, stored on their side, with the orientation that turns them
-
-
 def test_f52_a_heic_photo_is_read_upright(tmp_path: Path) -> None:
     pytest.importorskip("pi_heif")
     y, x = np.mgrid[:60, :80]
     pixels_CHW = np.stack([x * 3, y * 4, (x + y) // 2 * 3])
-    image_CHW = decode(HEIC)
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    image_CHW = decode(tmp_path / "a.heic")
     assert image_CHW.shape == (3, 60, 80)
     assert np.abs(image_CHW.numpy().astype(int) - pixels_CHW).mean() < 3
-    (tmp_path / "cut.heic").write_bytes(HEIC.read_bytes()[:-200])
+    (tmp_path / "cut.heic").write_bytes(HEIC[:-200])
     with pytest.raises(UnreadableImageError, match="broken"):
         decode(tmp_path / "cut.heic")
 
 
-def test_f52_a_heic_photo_is_called_by_its_name_where_pi_heif_is_missing() -> None:
+@pytest.mark.slow
+def test_f52_a_heic_photo_is_called_by_its_name_where_pi_heif_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(HEIC)
     code = "import sys; sys.modules['pi_heif'] = None; from lit_guide.engine.photos.decode import decode; decode(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, HEIC], capture_output=True, encoding="utf-8", check=False)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.heic"], capture_output=True, encoding="utf-8", check=False)
     assert "HEIC, which needs pi-heif, or broken: pip install pi-heif, or save it as JPEG" in done.stderr

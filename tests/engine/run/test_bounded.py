@@ -277,6 +277,7 @@ def test_f39_what_lacks_a_key_is_no_checkpoint(content: dict[str, Any], key: str
         read_checkpoint(tmp_path / "a.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hyper_parameters",
     [

@@ -76,6 +76,7 @@ def goes_on(fit: Fit, watch: Watch, args: list[str], places: list[int], saved: l
         assert rows(part) == rows("whole")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss")  # before the first validation
 @pytest.mark.parametrize(("every", "places"), [(1, [1, STEPS + 1]), (2, [1, STEPS - 1, STEPS + 1, 2 * STEPS + 1])])
 def test_f02_reduce_lr_on_plateau_sees_the_epoch_that_broke_off(fit: Fit, watch: Watch, every: int, places: list[int]) -> None:
@@ -84,6 +85,7 @@ def test_f02_reduce_lr_on_plateau_sees_the_epoch_that_broke_off(fit: Fit, watch:
     assert read_checkpoint("whole" / LAST)["optimizer_states"][0]["param_groups"][0]["lr"] < 0.01
 
 
+@pytest.mark.slow
 def test_f02_a_signal_in_a_validation_within_an_epoch_saves_after_it(fit: Fit, watch: Watch) -> None:
     args = [*STEP_LR, "--trainer.val_check_interval=2"]
     goes_on(fit, watch, args, [-(STEPS + 2), STEPS + 1, STEPS + 2], [STEPS + 2, STEPS + 2, STEPS + 3])

@@ -263,7 +263,9 @@ def test_f21_a_process_without_memory_ends_with_the_flags(tmp_path):
 
 def test_f04_what_a_signal_broke_besides_is_no_failure(tmp_path: Path) -> None:
     trainer = Trainer(logger=False, default_root_dir=tmp_path, accelerator="cpu", enable_checkpointing=False)
-    cli: Any = SimpleNamespace(trainer=trainer, model=None, datamodule=None, ckpt_path=None, stop=SimpleNamespace(received=0))
+    cli: Any = SimpleNamespace(
+        trainer=trainer, model=None, datamodule=None, ckpt_path=None, checkpoint=None, stop=SimpleNamespace(received=0)
+    )
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the compiler was ended by SIGTERM")

@@ -175,6 +175,7 @@ class Sleepy(Callback):
         self._sleep("checkpoint")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("val_check_interval", [1.0, 2])
 def test_throughput_measures_training_and_leaves_validation_out(tmp_path, val_check_interval):
     throughput, sleepy = Throughput(), Sleepy(train=0.1, validation=0.3)
@@ -184,6 +185,7 @@ def test_throughput_measures_training_and_leaves_validation_out(tmp_path, val_ch
     assert sleepy.slept["train"] <= throughput.seconds < sleepy.slept["train"] + sleepy.slept["validation"] / 2
 
 
+@pytest.mark.slow
 def test_throughput_leaves_checkpoints_out(tmp_path):
     throughput, sleepy = Throughput(), Sleepy(checkpoint=0.5)
     # As in a run: both checkpoints are saved after Throughput's own hooks.

@@ -104,6 +104,7 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_attempt_that_raises_dies_or_hangs_costs_its_own_verdict_alone(
     beside_torch: Callable[[str, str], None], tmp_path: Path
 ) -> None:
