@@ -8,6 +8,7 @@ import io
 import re
 import stat
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
 
 from lit_guide.engine.photos import headers
 from lit_guide.engine.photos.headers import Bytes, format_of, image_mode, jpeg_header, webp_size  # noqa: F401  # image_mode's place
+from lit_guide.engine.photos.listing import find_images as find_images
 
 # Larger images are taken for decompression bombs: Pillow's limit, 89 million pixels (268 MB once decoded).
 MAX_PIXELS = int(Image.MAX_IMAGE_PIXELS or 89_478_485)
@@ -30,9 +32,7 @@ WHITE, DARK = 65_535, 16_383  # of 16 bits, and the highest value that may as we
 STATED = {"'ppm": WHITE, "'I;12'": 4095}  # Pillow's words for pixels whose white the format tells, and what that is then
 
 with suppress(ImportError):  # an optional dependency: libheif, for the photos of an iPhone
-    import pi_heif
-
-    pi_heif.register_heif_opener()
+    import_module("pi_heif").register_heif_opener()
 
 
 class UnreadableImageError(ValueError):
