@@ -15,6 +15,9 @@ STAMP := .venv/installed
 demo: $(STAMP)  ## train, test and export
 	$(BIN)/lit-guide fit $(DEMO)
 
+# Two at a time, on a thread each. # template only
+test: export PYTEST_ADDOPTS := --numprocesses 2 --dist loadfile # template only
+test: export OMP_NUM_THREADS := 1 # template only
 test: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow"
 

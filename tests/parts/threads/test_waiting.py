@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ import pytest
 from lit_guide.parts.threads import waiting
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="libgomp is Linux's")
+
+
+@pytest.fixture(autouse=True)
+def spinning() -> Iterator[None]:
+    """As in a new process, before and after."""
+    waiting.spin()
+    yield
+    waiting.spin()
 
 
 def python(code: str, **variables: str) -> str:
