@@ -99,7 +99,8 @@ def test_a_chapter_runs_and_shows_what_it_prints(chapter: str, tmp_path: Path, m
 def test_no_thread_of_the_process_group_is_left_when_the_ddp_script_ends(tmp_path: Path) -> None:
     """One that is left aborts a process now and then: it may free a tensor while Python ends (pytorch/pytorch#190489)."""
     (command,) = (code for _, _, code in BLOCK.findall(text_of("en", "07_devices")) if code.startswith("cat > ddp.py"))
-    count = 'import glob; print("left:", sum("gloo" in open(name).read() for name in glob.glob("/proc/self/task/*/comm")))\n'
+    count = 'import glob, os; left = sum("gloo" in open(name).read() for name in glob.glob("/proc/self/task/*/comm"))'
+    count += '; os.write(1, f"left: {left}\\n".encode())\n'  # in one piece: the other process writes too
     environment = {**os.environ, **TERMINAL}
     done = subprocess.run(
         ["bash", "-c", command.replace("\nEND\n", f"\n    {count}END\n")],
