@@ -9,7 +9,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger
 
@@ -17,6 +16,7 @@ from lit_guide.engine.config.arguments import RECIPES, SHORT_FORMS, shipped_fold
 from lit_guide.engine.errors import ConfigError, warn
 from lit_guide.engine.machine import expanded
 from lit_guide.engine.run import runs
+from lit_guide.engine.run.settings import read_settings
 
 # Arguments whose text is a place, however it looks; of any other, text that could lead out of a folder, or is an address.
 IS_PLACE = re.compile(r"(^|_)(dir|dirpath|path|root|folder|location|uri|url|host)s?$")
@@ -33,8 +33,7 @@ def told(args: Sequence[str], typed: Sequence[str]) -> list[tuple[str, str]]:
         Path(word.partition("=")[2] or after) for word, after in pairwise([*args, ""]) if word.partition("=")[0] in RECIPES
     ):
         if {*path.resolve().parents} & {*shipped_folders()}:
-            recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-            said += [(key.removeprefix("."), text) for key, _, text in texts(recipe, "", classes=True)]
+            said += [(key.removeprefix("."), text) for key, _, text in texts(read_settings(path), "", classes=True)]
     return said
 
 
