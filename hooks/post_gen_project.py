@@ -36,7 +36,7 @@ CARRIED = (
 )
 CARRIED_FOR_CI = {"github": (".github/dependabot.yml", ".github/workflows/ci.yml"), "none": ()}
 # The parts of `parts: standard`, as soon as they are there; `all` and the names are what is below lit_guide/parts.
-STANDARD = ("cache", "doctor", "guards", "inspect", "look", "report", "threads")
+STANDARD = ("cache", "doctor", "earlier", "finetune", "guards", "inspect", "look", "report", "threads")
 TEMPLATE_ONLY = ("# template only", "<!-- template only -->")  # the first line of a file that stays here
 # A line marked `needs: part doctor, data folder` travels with these only; on a first line of its own it speaks of the whole file.
 NEEDS = re.compile(r"[ \t]*(?:#|<!--) needs: ((?:part|data) \w+(?:, (?:part|data) \w+)*)(?: -->|$)")

@@ -9,7 +9,7 @@ from lit_guide.engine.data.module import DataModule as DataModule
 from lit_guide.engine.data.module import Source as Source
 from lit_guide.engine.photos.module import PhotoData as PhotoData
 
-# Where decoded photos are kept: (root, paths, side, folder, white_level, least_side) -> what is bad or equal, what reads photo i.
+# Where decoded photos are kept: (root, paths, side, folder, reading) -> what is bad or equal, what reads photo i.
 CACHES = {
     "ram": "lit_guide.parts.cache.copies:in_memory",
     "disk": "lit_guide.parts.cache.copies:on_disk",

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from lit_guide.engine.data.source import to_float
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.photos.crops import EvalTransform
-from lit_guide.engine.photos.decode import UnreadableImageError, decode
+from lit_guide.engine.photos.decode import Reading, UnreadableImageError, decode
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels of the model -> Pillow's name of the mode
 UNKNOWN, UNREADABLE = -1, -2  # labels of a file to predict, and of one that could not be decoded
@@ -51,7 +51,7 @@ def read_image(
         UnreadableImageError: it can't be decoded; the message is the reason.
     """
     _, H, W = shape
-    image_CHW = decode(path, mode_of(shape), white_level, least_side)
+    image_CHW = decode(path, mode_of(shape), Reading(white_level, least_side))
     cut = TF.resize(image_CHW, [H, W], antialias=True) if crop is None else EvalTransform(H, crop)(image_CHW)
     return to_float(cut)
 

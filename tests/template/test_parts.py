@@ -24,7 +24,9 @@ from .conftest import (
 from .test_bakes import NEEDS, RENDERED, files_of, is_template_only
 
 PARTS = sorted(path.parent.name for path in (ROOT / "lit_guide/parts").glob("*/__init__.py"))
-STANDARD = [name for name in PARTS if name in ("cache", "doctor", "guards", "inspect", "look", "report", "threads")]
+STANDARD = [
+    name for name in PARTS if name in ("cache", "doctor", "earlier", "finetune", "guards", "inspect", "look", "report", "threads")
+]
 PARTS_OF = {"core": [], "standard": STANDARD, "all": PARTS, "inspect": ["inspect"]}
 COMMANDS_OF = {"doctor": {"doctor"}, "inspect": {"data"}}
 SOURCES_OF = {

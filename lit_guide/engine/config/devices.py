@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -24,6 +25,7 @@ OFFERED = {
 }
 # What they are called elsewhere; by spelling alone, fp16 would be nearest to bf16-true.
 ALSO_CALLED = {"fp32": "32-true", "float32": "32-true", "fp16": "16-mixed", "float16": "16-mixed", "half": "16-mixed"}
+WITHOUT: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 REFUSALS = (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError)  # what a Trainer raises
 
 
@@ -47,9 +49,7 @@ def fit_to_machine(config: Namespace) -> None:
         asked["strategy"] = "auto"
     try:
         with warnings.catch_warnings(action="ignore"):
-            tried = Trainer(
-                **asked, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
-            )
+            tried = Trainer(**asked, **WITHOUT)
     except REFUSALS as error:
         typed = " ".join(f"--{key} {value}" for key, value in asked.items() if value not in ("auto", None, 1))
         raise refused(typed.replace("--num_nodes", "--trainer.num_nodes"), error) from None

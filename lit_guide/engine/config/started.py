@@ -121,11 +121,8 @@ class Started(ClassifierCLI):
             return {**logged, "confusion_matrix": matrix_KK.tolist()} if logged and matrix_KK is not None else logged
         path = self.run_dir / f"confusion_{split}.csv"
         if self.trainer.is_global_zero:
-            write_confusion(
-                path,
-                matrix_KK.cpu(),
-                self.model.hparams.get("class_names", getattr(self.model, "class_names", range(len(matrix_KK)))),
-            )
+            names = self.model.hparams.get("class_names", getattr(self.model, "class_names", range(len(matrix_KK))))
+            write_confusion(path, matrix_KK.cpu(), names)
         return {**logged, "confusion_matrix": path.name}
 
     def report_changes(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from lit_guide.engine.errors import printable
-from lit_guide.engine.photos.decode import UnreadableImageError, decode
+from lit_guide.engine.photos.decode import AS_STORED, Reading, UnreadableImageError, decode
 
 SHOWN = 20  # paths that a message lists
 
@@ -82,8 +82,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     label_N: Tensor  # class index of each, int64
     transform: Callable[[Tensor], Tensor] | None = None  # image (C, H, W) uint8 -> what the sample shall hold in its place
     read: Callable[[int], Tensor] | None = None  # index -> image (C, H, W) uint8, in the place of decoding the file: a cache
-    white_level: int | None = None  # as `decode` takes it
-    least_side: int | None = None  # likewise
+    reading: Reading = AS_STORED
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -99,7 +98,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         else:
             path = Path(self.root, self.paths[index])
             try:
-                image_CHW = decode(path, white_level=self.white_level, least_side=self.least_side)
+                image_CHW = decode(path, reading=self.reading)
             except UnreadableImageError as error:
                 raise UnreadableImageError(f"{path}: {error}") from None
         if self.transform is not None:

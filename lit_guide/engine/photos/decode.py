@@ -5,12 +5,16 @@ and PNG, because torchvision's decoder (seen in 0.29.2) ends the whole process w
 """
 
 import io
+import os
 import re
 import stat
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from threading import Lock
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,16 +34,32 @@ SCAN = b"\xff\xda"  # how each scan of a JPEG begins, and nothing within one
 DEEP_COLOUR = "16 bits a colour, of which only the upper 8 are read: save it with 8 bits a channel"
 WHITE, DARK = 65_535, 16_383  # of 16 bits, and the highest value that may as well be white: 14 bits of signal, or few photons
 STATED = {"'ppm": WHITE, "'I;12'": 4095}  # Pillow's words for pixels whose white the format tells, and what that is then
+# libjpeg's warnings (JWRN_* in its jerror.h).
+LIBJPEG = (
+    rb"(Corrupt JPEG|Premature end of JPEG|Inconsistent progr|Invalid SOS|Application trans|Unknown Adobe|Warning: unkn).*\n"
+)
+Counter = Callable[[], int]
+_quiet = Lock()
 
 with suppress(ImportError):  # an optional dependency: libheif, for the photos of an iPhone
     import_module("pi_heif").register_heif_opener()
+
+
+class Reading(NamedTuple):
+    """How the photos of a set are read: see `decode`."""
+
+    white_level: int | None = None
+    least_side: int | None = None
+
+
+AS_STORED = Reading()
 
 
 class UnreadableImageError(ValueError):
     """A file that is no image, or a broken one; the message is the reason, without the path."""
 
 
-def decode(path: Path | str, mode: str = "RGB", white_level: int | None = None, least_side: int | None = None) -> Tensor:
+def decode(path: Path | str, mode: str = "RGB", reading: Reading = AS_STORED) -> Tensor:
     """Read a JPEG, PNG, WebP, GIF, BMP or TIFF file, or another one that Pillow reads, as (C, H, W) uint8.
 
     The orientation in its EXIF data is applied; transparent pixels lie on white; of an animation the first frame is taken.
@@ -49,7 +69,34 @@ def decode(path: Path | str, mode: str = "RGB", white_level: int | None = None, 
     Raises:
         UnreadableImageError: the file is missing, empty, broken, no image, or has too many pixels, or an unknown white.
     """
-    return decode_bytes(read_bytes(path), mode, white_level=white_level, least_side=least_side)
+    data = read_bytes(path)
+    with quiet_libjpeg():
+        return decode_bytes(data, mode, reading)
+
+
+@contextmanager
+def quiet_libjpeg() -> Iterator[Counter]:
+    """Keep libjpeg's warnings off the error stream, where they name no file; all else on it arrives at the end.
+
+    Yields what tells how many bytes came so far. Of several threads the first one's stays in force until it ends.
+    """
+    with ExitStack() as stack:
+        counted: Counter = int  # 0
+        with suppress(OSError):  # no place for a file, or no error stream
+            if _quiet.acquire(blocking=False):
+                stack.callback(_quiet.release)
+                file, kept = stack.enter_context(TemporaryFile(buffering=0)), os.dup(2)
+                stack.callback(_restore, file, kept)
+                os.dup2(file.fileno(), 2)
+                counted = lambda: os.fstat(file.fileno()).st_size  # noqa: E731
+        yield counted
+
+
+def _restore(file: IO[bytes], kept: int) -> None:
+    os.dup2(kept, 2)
+    os.close(kept)
+    file.seek(0)
+    os.write(2, re.sub(LIBJPEG, b"", file.read()))
 
 
 def read_bytes(path: Path | str) -> Bytes:
@@ -80,9 +127,7 @@ def scale_of(width: int, height: int, least_side: int | None) -> int:
     return next((scale for scale in (8, 4, 2) if least_side and min(width, height) >= scale * least_side), 1)
 
 
-def decode_bytes(
-    data: Bytes, mode: str = "RGB", brightness: bool = False, white_level: int | None = None, least_side: int | None = None
-) -> Tensor:
+def decode_bytes(data: Bytes, mode: str = "RGB", reading: Reading = AS_STORED, brightness: bool = False) -> Tensor:
     """`decode` for a file that has been read.
 
     With `brightness`, that of RGB alone will do, (1, H, W), where it is faster: all data of a JPEG are read, and judged, just the
@@ -94,8 +139,8 @@ def decode_bytes(
     _refuse_bomb(width, height)
     if jpeg and data.tobytes().count(SCAN) > headers.MAX_SCANS < headers.jpeg_scans(data)[0]:  # the first is soon counted
         raise UnreadableImageError(f"more than {headers.MAX_SCANS} scans, which no program writes: get the file again")
-    if jpeg and scale_of(width, height, least_side) > 1:
-        return _with_pillow(data, "L" if brightness and components == 3 else mode, white_level, least_side)
+    if jpeg and scale_of(width, height, reading.least_side) > 1:
+        return _with_pillow(data, "L" if brightness and components == 3 else mode, reading)
     # Without a size from here, Pillow looks for it: torchvision would take memory for whatever the file claims.
     if mode == "RGB" and width and not (jpeg and headers.orientation_is_odd(data)):
         channels = ImageReadMode.GRAY if brightness and components == 3 else ImageReadMode.RGB
@@ -105,7 +150,7 @@ def decode_bytes(
             return image_CHW
         except RuntimeError:
             pass  # Pillow reads some files that torchvision refuses, and says better what is wrong with the others
-    return _with_pillow(data, mode, white_level, least_side)
+    return _with_pillow(data, mode, reading)
 
 
 def opened(data: Bytes, mode: str | None = None, least_side: int | None = None) -> tuple[Image.Image, str]:
@@ -137,7 +182,8 @@ def deep(image: Image.Image, stored: str) -> tuple[NDArray[Any], int | None]:
     return (value_HW.view(np.uint32) if "'I;32N'" in stored else value_HW), stated  # Pillow has no mode for unsigned ones
 
 
-def _with_pillow(data: Bytes, mode: str, white_level: int | None, least_side: int | None) -> Tensor:
+def _with_pillow(data: Bytes, mode: str, reading: Reading) -> Tensor:
+    white_level, least_side = reading
     try:
         image, stored = opened(data, mode, least_side)
         if image.mode.startswith("I"):

@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import chain, islice
@@ -25,19 +25,20 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from torch import Tensor
 
 from lit_guide.engine.machine import usable_cores
-from lit_guide.engine.photos.decode import UnreadableImageError, decode_bytes, read_bytes
+from lit_guide.engine.photos.decode import Counter, Reading, UnreadableImageError, decode_bytes, quiet_libjpeg, read_bytes
 from lit_guide.engine.photos.headers import JPEG, Bytes, image_mode, jpeg_header
 
 CHUNK = 8  # files a task: enough that handing tasks out costs nothing
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of RGB, as JPEG has it (ITU-R BT.601)
-HASHED = 192  # pixels of the shorter side, enough for `difference_hash`
+AS_HASHED = Reading(least_side=192)  # pixels of the shorter side that are enough for `difference_hash`
+DAMAGED = 128  # of "signs": libjpeg warned of the file
 QUIET_BELOW = 500  # files that need no progress bar
 Look = Callable[[Bytes, Tensor], int]
 _One = str | tuple[tuple[int, int, str, int, int, int], Tensor | None]  # why a file is bad; or what is seen of it, and a copy
 
 
 # What is seen of a file: pixels, upright, 0 for a bad file; the mode that Pillow gives it before it becomes RGB, such as L, P,
-# RGBA, CMYK or I;16, ? if it gives none; 64 bits that are near for near duplicates; bytes; what `look` says.
+# RGBA, CMYK or I;16, ? if it gives none; 64 bits that are near for near duplicates; bytes; what `look` says, and DAMAGED.
 SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("mode", "U8"), ("dhash", "u8"), ("length", "u8"), ("signs", "u1")])
 
 
@@ -57,8 +58,7 @@ def examine(
     what: str = "Checking images",
     copy: Callable[[Tensor], Tensor] | None = None,
     keep: Callable[[Tensor | None], None] | None = None,
-    white_level: int | None = None,
-    least_side: int | None = HASHED,
+    reading: Reading = AS_HASHED,
     look: Look | None = None,
 ) -> Examined:
     """Decode all files.
@@ -69,20 +69,24 @@ def examine(
         what: the words before the progress bar.
         copy: makes of an image (C, H, W) uint8 what `keep` shall get; runs in the threads.
         keep: called with every copy in the order of the files, None for a bad file; runs in the calling thread.
-        white_level, least_side: as `decode` takes them; of a JPEG that comes out smaller all data are read, and judged, as well.
-        look: makes of a file's content and its image, or brightness, eight bits to be kept in "signs"; runs in the threads.
+        reading: how they are read; of a JPEG that comes out smaller all data are read, and judged, as well.
+        look: makes of a file's content and its image, or brightness, seven bits for "signs"; runs in the threads.
     """
     N = len(paths)
     found = Examined({}, [], np.zeros(N, SEEN))
     columns = (SpinnerColumn(), TextColumn(what), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     hidden = N < QUIET_BELOW or not console.is_terminal
-    bar = Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=hidden)
     if hidden and N >= QUIET_BELOW:
         print(f"{what}: {N:,} files", file=sys.stderr)
-    read = partial(decode_bytes, brightness=copy is None, white_level=white_level, least_side=least_side)
-    one_file = partial(_examine_one, read=read, copy=copy, look=look)
-    with bar, closing(_in_order(root, paths, one_file)) as results:
+    read = partial(decode_bytes, reading=reading, brightness=copy is None)
+    with ExitStack() as stack:
+        if not hidden:  # to the terminal itself: what the error stream gets below comes at the end
+            console = Console(file=stack.enter_context(open(os.dup(2), "w", encoding=console.encoding, errors="replace")))
+        printed = stack.enter_context(quiet_libjpeg())
+        bar = stack.enter_context(Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=hidden))
+        one_file = partial(_examine_one, read=read, copy=copy, look=look, printed=printed)
+        results = stack.enter_context(closing(_in_order(root, paths, one_file)))
         for index, one in enumerate(bar.track(results, total=N)):
             if isinstance(one, str):
                 found.bad[index] = one
@@ -90,6 +94,12 @@ def examine(
                 found.seen_N[index] = one[0]
             if keep is not None:
                 keep(None if isinstance(one, str) else one[1])
+        for index in np.flatnonzero(found.seen_N["signs"] & DAMAGED).tolist():  # or one that was decoded at the same time
+            before = printed()
+            with suppress(UnreadableImageError):
+                read(read_bytes(root / paths[index]))
+            if printed() == before:
+                found.seen_N["signs"][index] ^= DAMAGED
     # Equal files have the same length and picture: only those are read again.
     length_N = found.seen_N["length"]
     good = np.flatnonzero(length_N)
@@ -149,7 +159,10 @@ def _in_order(root: Path, paths: Sequence[str], look: Callable[[str], _One]) -> 
         torch.set_num_threads(before)
 
 
-def _examine_one(path: str, read: Callable[[Bytes], Tensor], copy: Callable[[Tensor], Tensor] | None, look: Look | None) -> _One:
+def _examine_one(
+    path: str, read: Callable[[Bytes], Tensor], copy: Callable[[Tensor], Tensor] | None, look: Look | None, printed: Counter
+) -> _One:
+    before = printed()
     try:
         data = read_bytes(path)
         image_CHW = read(data)
@@ -162,7 +175,8 @@ def _examine_one(path: str, read: Callable[[Bytes], Tensor], copy: Callable[[Ten
     (_, H, W), full = image_CHW.shape, jpeg_header(data)[:2]
     if data[:3].tobytes() == JPEG and min(full) > min(H, W):  # it came out smaller
         H, W = sorted(full, reverse=H > W)
-    seen = (W, H, mode, difference_hash(image_CHW), len(data), look(data, image_CHW) if look else 0)
+    signs = (look(data, image_CHW) if look else 0) | (DAMAGED if printed() != before else 0)
+    seen = (W, H, mode, difference_hash(image_CHW), len(data), signs)
     return seen, copy(image_CHW) if copy else None
 
 

@@ -25,7 +25,8 @@ from lit_guide.engine.errors import ConfigError, UserError, warn
 from lit_guide.engine.machine import expanded, most_workers
 from lit_guide.engine.photos.crops import EvalTransform, TrainTransform, least_side
 from lit_guide.engine.photos.dataset import ImageDataset, Listing, joined, shown
-from lit_guide.engine.photos.examine import Examined, Look, examine
+from lit_guide.engine.photos.decode import Reading
+from lit_guide.engine.photos.examine import AS_HASHED, Examined, Look, examine
 from lit_guide.engine.tables import gone, load
 
 AUTO_AUGMENT = {"none": [], "randaugment": [v2.RandAugment], "trivialaugment": [v2.TrivialAugmentWide]}
@@ -91,8 +92,7 @@ class PhotoData(ImageDataModule):
         self.crop: float | None = crop
         self.min_area, self.flip, self.auto_augment, self.erasing = min_area, flip, auto_augment, erasing
         self.least_side: int | None = least_side(self.size, crop, min_area)
-        self.on_bad_image, self.cache = on_bad_image, cache
-        self.cache_dir = Path(expanded(cache_dir)) if cache_dir else None
+        self.on_bad_image, self.cache, self.cache_dir = on_bad_image, cache, Path(expanded(cache_dir)) if cache_dir else None
 
     @abstractmethod
     def scan(self) -> Listing:
@@ -119,21 +119,20 @@ class PhotoData(ImageDataModule):
         Raises:
             UserError: files are bad and `on_bad_image` is error, or all are; or a split got no images.
         """
-        listing, reading = self.listing, (self.white_level, self.least_side)
+        listing, reading = self.listing, Reading(self.white_level, self.least_side)
         for note in listing.notes:
             warn(note)
         if self.cache == "none":
             examined, read = self.examined(), None
         else:
             side = round(self.size / (self.crop or 1.0))  # the shorter one, as evaluation scales an image
-            examined, read = load(self.caches)[self.cache](listing.root, listing.paths, side, self.cache_dir, *reading)
+            examined, read = load(self.caches)[self.cache](listing.root, listing.paths, side, self.cache_dir, reading)
         if examined.bad:
             names = shown([f"{listing.root / listing.paths[index]}: {reason}" for index, reason in examined.bad.items()])
             if len(examined.bad) == len(listing.paths):
                 raise UserError(f"None of the {len(listing.paths)} files is an image that can be used:\n{names}")
             if self.on_bad_image == "error":
-                quarantine = "move them away with `lit-guide data check --fix quarantine`"
-                away = quarantine if self.folder else "take out their rows"
+                away = "move them away with `lit-guide data check --fix quarantine`" if self.folder else "take out their rows"
                 raise UserError(
                     f"{len(examined.bad)} of {len(listing.paths)} files can't be used:\n{names}\n"
                     f"Mend them, {away}, or train on the rest with --data.on_bad_image skip."
@@ -141,15 +140,16 @@ class PhotoData(ImageDataModule):
             warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
         rows = self.divide(examined.bad, examined.duplicates)
         self._check(rows, examined.duplicates)
-        dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), None, read, *reading)
+        dataset = ImageDataset(listing.root, listing.paths, torch.from_numpy(listing.labels_N), None, read, reading)
         return Source(dataset, listing.labels_N, listing.class_names, rows)
 
     def examined(self, anew: bool = False, look: Look | None = None) -> Examined:
         """What each file is: decoded now, or, unless `anew`, remembered from an earlier run where the part for that is there."""
+        files = (self.listing.root, self.listing.paths)
         for once in load(self.checked).values():
-            found: Examined = once(self.listing.root, self.listing.paths, self.cache_dir, self.white_level, anew, look)
+            found: Examined = once(*files, self.cache_dir, self.white_level, anew, look)
             return found
-        return examine(self.listing.root, self.listing.paths, white_level=self.white_level, look=look)
+        return examine(*files, reading=AS_HASHED._replace(white_level=self.white_level), look=look)
 
     def divide(self, bad: Iterable[int] = (), duplicates: Sequence[Sequence[int]] = ()) -> dict[str, NDArray[np.int64]]:
         """The rows of each split, without the bad ones; what the set does not come with is cut from train.

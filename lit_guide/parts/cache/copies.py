@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.photos.crops import resize_shorter
+from lit_guide.engine.photos.decode import AS_STORED, Reading
 from lit_guide.engine.photos.examine import Examined, examine
 from lit_guide.parts.cache.known import HINT, once, reason_of, recall, record
 
@@ -59,8 +60,7 @@ def in_memory(
     paths: Sequence[str],
     side: int,
     folder: Path | None,
-    white_level: int | None = None,
-    least_side: int | None = None,
+    reading: Reading = AS_STORED,
 ) -> tuple[Examined, CachedImages]:
     """`data.cache: ram`: decode every file, now and in each process.
 
@@ -69,14 +69,13 @@ def in_memory(
         paths: the N files.
         side: pixels of the shorter side of a copy; smaller images are kept as they are.
         folder: not used.
-        white_level, least_side: as `decode` takes them.
+        reading: how they are read.
 
     Returns:
         What the files are, and the copies.
     """
     pixels = bytearray()
-    what, reading = "Decoding images into memory", (white_level, least_side)
-    examined, sizes_N2 = _decode_all(root, paths, side, what, pixels.extend, *reading)
+    examined, sizes_N2 = _decode_all(root, paths, side, "Decoding images into memory", pixels.extend, reading)
     return examined, CachedImages(sizes_N2, torch.frombuffer(pixels or bytearray(1), dtype=torch.uint8))
 
 
@@ -85,8 +84,7 @@ def on_disk(
     paths: Sequence[str],
     side: int,
     folder: Path | None,
-    white_level: int | None = None,
-    least_side: int | None = None,
+    reading: Reading = AS_STORED,
 ) -> tuple[Examined, CachedImages]:
     """`data.cache: disk`: as `in_memory`, but decode once, and find the copies again as long as no file changes.
 
@@ -95,13 +93,13 @@ def on_disk(
         paths: the N files.
         side: pixels of the shorter side of a copy.
         folder: where the copies are kept; the user's cache folder if None.
-        white_level, least_side: as `decode` takes them.
+        reading: how they are read.
 
     Raises:
         UserError: there is no place, or no permission, for them.
     """
     # What is decoded smaller gives other copies.
-    name = f"shorter-side-{side}" + (f"-of-{least_side}" if least_side else "")
+    name = f"shorter-side-{side}" + (f"-of-{reading.least_side}" if reading.least_side else "")
 
     def find(home: Path) -> tuple[Examined, CachedImages]:
         done = home / name
@@ -111,14 +109,12 @@ def on_disk(
         return recall(done / "manifest.json"), images
 
     def build(home: Path) -> tuple[Examined, CachedImages]:
-        return _build(root, paths, side, home / name, white_level, least_side)
+        return _build(root, paths, side, home / name, reading)
 
-    return once(root, paths, folder, find, build, white_level)
+    return once(root, paths, folder, find, build, reading.white_level)
 
 
-def _build(
-    root: Path, paths: Sequence[str], side: int, done: Path, white_level: int | None, least_side: int | None
-) -> tuple[Examined, CachedImages]:
+def _build(root: Path, paths: Sequence[str], side: int, done: Path, reading: Reading) -> tuple[Examined, CachedImages]:
     part = done.with_name(f"{done.name}.part")
     for old in (done, part):  # damaged, or its building was interrupted: under the lock nobody else builds
         shutil.rmtree(old, ignore_errors=True)
@@ -133,8 +129,7 @@ def _build(
                 if files % 1000 == 100:
                     _check_space(part, file.tell() // files * (len(paths) - files))
 
-            what, reading = "Decoding images into the cache", (white_level, least_side)
-            examined, sizes_N2 = _decode_all(root, paths, side, what, write, *reading)
+            examined, sizes_N2 = _decode_all(root, paths, side, "Decoding images into the cache", write, reading)
         np.save(part / "sizes.npy", sizes_N2.numpy())
         record(part / "manifest.json", examined)
         part.rename(done)  # complete, or not there at all
@@ -151,8 +146,7 @@ def _decode_all(
     side: int,
     what: str,
     write: Callable[[memoryview], object],
-    white_level: int | None,
-    least_side: int | None,
+    reading: Reading,
 ) -> tuple[Examined, Tensor]:
     """Examine all files and write their small copies, one after the other.
 
@@ -169,7 +163,7 @@ def _decode_all(
             write(image_CHW.permute(1, 2, 0).contiguous().numpy().data.cast("B"))
 
     shrink = partial(resize_shorter, side=side, enlarge=False)
-    return examine(root, paths, what, shrink, keep, white_level, least_side), sizes_N2
+    return examine(root, paths, what, shrink, keep, reading), sizes_N2
 
 
 def _check_space(folder: Path, needed: int) -> None:

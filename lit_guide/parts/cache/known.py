@@ -18,8 +18,8 @@ from typing import TypeVar
 from filelock import FileLock
 
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.photos.decode import UnreadableImageError, decode
-from lit_guide.engine.photos.examine import Examined, Look, examine
+from lit_guide.engine.photos.decode import Reading, UnreadableImageError, decode
+from lit_guide.engine.photos.examine import AS_HASHED, Examined, Look, examine
 
 VERSION = 2  # of what is stored: a change here makes every older record, and cache, stale
 DAYS_KEPT = 30  # for what is remembered of a set that has changed since
@@ -45,7 +45,7 @@ def examine_once(
         anew: look at every file, and remember that.
         look: as `examine` takes it; what it says is not remembered.
     """
-    decode_all = partial(examine, root, paths, white_level=white_level, look=look)
+    decode_all = partial(examine, root, paths, reading=AS_HASHED._replace(white_level=white_level), look=look)
     if anew:
         examined = decode_all()
         remember(root, paths, folder, examined, white_level)
@@ -84,7 +84,7 @@ def once(
             found = find(home)
             for index in found[0].bad:
                 with suppress(UnreadableImageError):
-                    decode(root / paths[index], white_level=white_level)
+                    decode(root / paths[index], reading=Reading(white_level))
                     return None  # it can be read now: a permission, or a decoder, changes no size and no time
             return found
         return None

@@ -26,6 +26,11 @@ KINDS = (  # kind, whether it is wrong, and what it says
     ("half_flat", False, "nothing in the last part of the photo: it may have been lost"),
     ("pages", False, "several pages or frames: the first one is read"),
     ("transparent", False, "transparent pixels: they lie on white"),
+    (
+        "damaged",
+        False,
+        "broken data inside a JPEG: a part of the photo may be grey or shifted: get it again",
+    ),  # `examine` sees it
 )
 BIT = {kind: 1 << number for number, (kind, _, _) in enumerate(KINDS)}
 
@@ -56,6 +61,8 @@ def signs(data: Bytes, image_CHW: Tensor) -> int:
 
 def told(names: Sequence[str], signs_N: NDArray[Any]) -> Iterator[tuple[str, bool, str, list[str]]]:
     """(kind, whether it is wrong, what it says, the files) of each kind that is there: what a finding is made of."""
+    early_N = signs_N & (BIT["half_missing"] | BIT["no_end"]) > 0  # of which libjpeg warns as well
+    signs_N = np.where(early_N, signs_N & (255 - BIT["damaged"]), signs_N)
     for kind, wrong, what in KINDS:
         if rows := np.flatnonzero(signs_N & BIT[kind]).tolist():
             yield kind, wrong, what, [names[row] for row in rows]

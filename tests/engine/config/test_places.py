@@ -169,9 +169,9 @@ def test_f36_a_file_from_elsewhere_downloads_no_set(run: Run) -> None:
     Path("theirs.yaml").write_text("data: {class_path: TorchvisionData, init_args: {dataset: USPS, root: sets}}\n")
     outcome = run("fit", "--config", "theirs.yaml", "--trainer.max_epochs=1")
     assert outcome.code in (1, 2), outcome.out
-    assert "Name or service not known" not in outcome.err
+    assert "urlopen error" not in outcome.err
     outcome = run("fit", "--config", "theirs.yaml", "--trainer.max_epochs=1", "--data.download=true")
-    assert "Name or service not known" in outcome.err
+    assert "urlopen error" in outcome.err
 
 
 def test_f36_no_value_is_fetched_from_an_address(run: Run, trained: Path) -> None:

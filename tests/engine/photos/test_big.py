@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from lit_guide import FolderData, Predictor
 from lit_guide.cli import main
 from lit_guide.engine.photos.crops import EvalTransform, least_side
-from lit_guide.engine.photos.decode import UnreadableImageError, decode, decode_bytes, scale_of
+from lit_guide.engine.photos.decode import Reading, UnreadableImageError, decode, decode_bytes, scale_of
 from lit_guide.engine.photos.examine import examine
 from lit_guide.engine.run.checkpoint import read_checkpoint
 from lit_guide.export.images import ImageFiles
@@ -91,19 +91,19 @@ def test_a_scaled_photo_is_the_mean_of_its_pixels_upright(jpegs) -> None:
         whole_CHW = decode_bytes(as_bytes(content))
         _, H, W = whole_CHW.shape
         for scale in (2, 4, 8):
-            scaled_CHW = decode_bytes(as_bytes(content), least_side=min(H, W) // scale)
+            scaled_CHW = decode_bytes(as_bytes(content), reading=Reading(least_side=min(H, W) // scale))
             assert scaled_CHW.shape == (3, -(-H // scale), -(-W // scale)), name
             h, w = H // scale, W // scale
             blocks = whole_CHW[:, : h * scale, : w * scale].reshape(3, h, scale, w, scale).float().mean((2, 4))
             # Where colours are stored at half the size, libjpeg scales those less: edges differ, areas do not.
             assert (scaled_CHW[:, :h, :w].float() - blocks).abs().mean() < 3, (name, scale)
-        assert torch.equal(decode_bytes(as_bytes(content), least_side=min(H, W) // 2 + 1), whole_CHW), name
+        assert torch.equal(decode_bytes(as_bytes(content), reading=Reading(least_side=min(H, W) // 2 + 1)), whole_CHW), name
 
 
 def test_other_formats_keep_all_their_pixels(photos, tmp_path) -> None:
     for name in ("a.png", "a.webp", "a.tif", "a.gif", "a.bmp"):
         Image.fromarray(photos["china.jpg"][1]).save(tmp_path / name)
-        assert torch.equal(decode(tmp_path / name, least_side=2), decode(tmp_path / name))
+        assert torch.equal(decode(tmp_path / name, reading=Reading(least_side=2)), decode(tmp_path / name))
 
 
 def test_f13_a_damaged_photo_is_refused_however_small_it_is_wanted(jpegs) -> None:
@@ -114,7 +114,7 @@ def test_f13_a_damaged_photo_is_refused_however_small_it_is_wanted(jpegs) -> Non
             for least in (None, 200, 100, 50):
                 for brightness in (False, True):
                     with pytest.raises(UnreadableImageError) as caught:
-                        decode_bytes(as_bytes(whole[:end]), brightness=brightness, least_side=least)
+                        decode_bytes(as_bytes(whole[:end]), reading=Reading(least_side=least), brightness=brightness)
                     reasons.add(re.sub(r"\d+", "N", str(caught.value)))
             assert reasons == {"broken: image file is truncated (N bytes not processed)"}, name
 
@@ -124,7 +124,7 @@ def test_what_check_tells_of_a_scaled_file_is_of_the_file(jpegs, tmp_path) -> No
     for name, content in jpegs.items():
         names.append(f"{name}.jpg")
         (tmp_path / names[-1]).write_bytes(content)
-    every, some = (examine(tmp_path, names, least_side=least) for least in (None, 50))
+    every, some = (examine(tmp_path, names, reading=Reading(least_side=least)) for least in (None, 50))
     assert not every.bad | some.bad
     for field in ("width", "height", "mode", "length"):
         assert every.seen_N[field].tolist() == some.seen_N[field].tolist()
@@ -153,7 +153,7 @@ def big(photos, tmp_path_factory) -> Path:
 def test_training_evaluation_caches_and_predict_see_the_same_pixels(big, tmp_path) -> None:
     data = FolderData(str(big / "photos"), image_size=32)
     listing = data.listing
-    expected = [decode(listing.root / name, least_side=LEAST) for name in listing.paths]
+    expected = [decode(listing.root / name, reading=Reading(least_side=LEAST)) for name in listing.paths]
     assert {tuple(sorted(image.shape[1:])) for image in expected} == {(214, 320)}
     dataset = data.source.dataset
     assert all(torch.equal(dataset[at][0], image) for at, image in enumerate(expected))
@@ -163,9 +163,9 @@ def test_training_evaluation_caches_and_predict_see_the_same_pixels(big, tmp_pat
     evaluated = data.samples(training=False)
     assert all(torch.equal(evaluated[at][0], image) for at, image in enumerate(cut))
     drawn = data.samples(training=True)
-    assert (drawn.least_side, drawn.transform.min_area) == (LEAST, 0.08)
+    assert (drawn.reading.least_side, drawn.transform.min_area) == (LEAST, 0.08)
     for build in (in_memory, on_disk):
-        _, copies = build(listing.root, listing.paths, 37, tmp_path, None, LEAST)
+        _, copies = build(listing.root, listing.paths, 37, tmp_path, Reading(least_side=LEAST))
         # What evaluation makes of the copy is what it makes of the file: it scales to the size that the copy has.
         assert all(torch.equal(EvalTransform(32, 0.875)(copies[at]), image) for at, image in enumerate(cut))
 
@@ -174,7 +174,7 @@ def test_a_cache_of_all_pixels_is_not_one_of_scaled_photos(big, tmp_path) -> Non
     data = FolderData(str(big / "photos"), image_size=32)
     listing = data.listing
     _, whole = on_disk(listing.root, listing.paths, 37, tmp_path)
-    _, scaled = on_disk(listing.root, listing.paths, 37, tmp_path, None, LEAST)
+    _, scaled = on_disk(listing.root, listing.paths, 37, tmp_path, Reading(least_side=LEAST))
     assert whole[0].shape == scaled[0].shape
     assert not torch.equal(whole[0], scaled[0])
     assert torch.equal(on_disk(listing.root, listing.paths, 37, tmp_path)[1][0], whole[0])

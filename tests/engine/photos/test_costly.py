@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_guide.engine.photos.decode import UnreadableImageError, decode_bytes
+from lit_guide.engine.photos.decode import Reading, UnreadableImageError, decode_bytes
 from lit_guide.engine.photos.headers import MAX_SCANS, jpeg_scans
 
 MANY = f"more than {MAX_SCANS} scans, which no program writes: get the file again"
@@ -86,7 +86,7 @@ def test_f38_a_jpeg_of_more_scans_than_any_program_writes_is_refused(scans: int)
     for one in (content, odd, content + content):
         for least_side in (None, 100):
             with pytest.raises(UnreadableImageError) as caught:
-                decode_bytes(as_bytes(one), least_side=least_side)
+                decode_bytes(as_bytes(one), reading=Reading(least_side=least_side))
             assert str(caught.value) == MANY
 
 

@@ -330,18 +330,18 @@ def test_torch_works_with_one_thread_meanwhile_and_with_as_many_as_before_in_the
     assert seen == {1}
 
 
-def test_the_bar_is_for_many_files_on_a_terminal_only(album, monkeypatch, capsys):
+def test_the_bar_is_for_many_files_on_a_terminal_only(album, monkeypatch, capfd):
     monkeypatch.setattr(module, "QUIET_BELOW", 31)
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
     examine(*album)
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
     monkeypatch.setattr(module, "QUIET_BELOW", 30)
     examine(*album, "Looking at images")
-    assert "Looking at images" in (shown := capsys.readouterr().err)
+    assert "Looking at images" in (shown := capfd.readouterr().err)
     assert "30/30" in shown
     monkeypatch.delenv("FORCE_COLOR")
     examine(*album)
-    assert capsys.readouterr().err == "Checking images: 30 files\n"  # a log of a cluster shows what takes the time
+    assert capfd.readouterr().err == "Checking images: 30 files\n"  # a log of a cluster shows what takes the time
 
 
 # --- difference_hash

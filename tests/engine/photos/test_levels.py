@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_guide import Predictor
 from lit_guide.cli import main
-from lit_guide.engine.photos.decode import UnreadableImageError, decode, decode_bytes
+from lit_guide.engine.photos.decode import Reading, UnreadableImageError, decode, decode_bytes
 from lit_guide.engine.run.checkpoint import read_checkpoint
 from lit_guide.parts.cache.known import examine_once, fingerprint
 from tests.conftest import Run
@@ -25,7 +25,7 @@ REFUSED = r"^values from {} to {}, and nothing says which one is white; give dat
 
 
 def read(content: bytes, white_level: int | None = None, mode: str = "L") -> np.ndarray:
-    return decode_bytes(np.frombuffer(bytearray(content), np.uint8), mode, white_level=white_level).permute(1, 2, 0).numpy()
+    return decode_bytes(np.frombuffer(bytearray(content), np.uint8), mode, Reading(white_level)).permute(1, 2, 0).numpy()
 
 
 def by_pillow(pixels: np.ndarray, format: str, **options: object) -> bytes:
@@ -118,7 +118,7 @@ def test_f51_colours_of_16_bits_are_read_where_their_upper_bits_hold_the_signal(
 
 def test_f51_images_of_8_bits_are_the_same_with_any_white_level(photos: dict[str, tuple[Path, np.ndarray]]) -> None:
     path = photos["china.jpg"][0]
-    assert torch.equal(decode(path, white_level=4095), decode(path))
+    assert torch.equal(decode(path, reading=Reading(4095)), decode(path))
     grey = np.arange(200, dtype=np.uint8).reshape(10, 20)
     for format in ("PNG", "TIFF", "BMP", "GIF"):
         np.testing.assert_array_equal(read(by_pillow(grey, format), 4095)[:, :, 0], grey)
@@ -222,7 +222,7 @@ def test_f51_a_cache_keeps_what_was_scaled(run: Run, tmp_path: Path, cache: str)
         data = FolderData(str(root), image_size=64, crop=1.0, cache=cache, cache_dir=str(tmp_path / "store"), white_level=level)
         source = data.source
         for row in (0, 25):
-            expected = decode(root / data.listing.paths[row], white_level=level)
+            expected = decode(root / data.listing.paths[row], reading=Reading(level))
             assert torch.equal(source.dataset[row][0], expected)
     shutil.rmtree(tmp_path / "store", ignore_errors=True)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from lit_guide import FolderData
-from lit_guide.engine.photos.decode import decode_bytes
+from lit_guide.engine.photos.decode import Reading, decode_bytes
 from lit_guide.engine.photos.headers import jpeg_scans
 from lit_guide.parts.inspect.check import check
 from lit_guide.parts.look.content import BIT, KINDS, signs
@@ -26,7 +26,7 @@ def saved(image: Image.Image, format: str, **options) -> bytes:
 
 def seen(content: bytes, least_side: int | None = 192) -> list[str]:
     data = np.frombuffer(bytearray(content), np.uint8)
-    bits = signs(data, decode_bytes(data, brightness=True, least_side=least_side))
+    bits = signs(data, decode_bytes(data, reading=Reading(least_side=least_side), brightness=True))
     return [kind for kind, _, _ in KINDS if bits & BIT[kind]]
 
 

@@ -51,7 +51,7 @@ class Moved(MetaPathFinder, Loader):
         module.__spec__ = self._spec
 
 
-def remember_earlier_names() -> None:
+def remember() -> None:
     """Let imports find what was moved."""
     if not any(isinstance(finder, Moved) for finder in sys.meta_path):
         sys.meta_path.append(Moved())
