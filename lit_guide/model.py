@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
+from lit_guide.engine import tables
 from lit_guide.engine.errors import ConfigError
 from lit_guide.engine.run.checkpoint import load_model
 from lit_guide.engine.train.losses import LossFactory, build_loss, describe_loss
@@ -30,6 +32,17 @@ from lit_guide.engine.train.optim import (
 from lit_guide.engine.zoo import Normalized
 from lit_guide.networks import build_network
 
+# What the part `finetune` does: by its folder.
+FINETUNE = {"start_from": "lit_guide.parts.finetune.weights:start_from", "tuning": "lit_guide.parts.finetune.tuning:Tuning"}
+UNTUNED = {"freeze": "none", "freeze_epochs": None, "backbone_lr": 1.0, "layer_decay": 1.0, "decay_norms": True}
+
+
+def of_part(name: str) -> Any:
+    """What a setting for fine-tuning needs; a ConfigError where the project does not have the part."""
+    if part := tables.gone(FINETUNE).get(name):
+        raise ConfigError(f"This setting of the model needs the part {part}, which this project does not have.")
+    return tables.load(FINETUNE)[name]
+
 
 class LitClassifier(ClassifierModule):
     """An image classifier: images (B, C, H, W) float32 from 0 to 1 in, logits (B, K) out.
@@ -44,7 +57,13 @@ class LitClassifier(ClassifierModule):
         std: standard deviation of each channel.
         network: cnn, any classification network of torchvision, such as resnet18, or a class of yours: my_project.mlp.MLP.
         network_args: further arguments of the network, such as {widths: [16, 32]} for cnn.
-        weights: torchvision weights to start from, such as DEFAULT; downloaded on first use.
+        weights: a .ckpt or .safetensors to start from, whose head is taken too where the classes are the same; or torchvision's
+            weights, such as DEFAULT, downloaded on first use.
+        freeze: backbone: only the last layer learns, and BatchNorm's statistics stay as they are.
+        freeze_epochs: for how many epochs; null: for the whole run.
+        backbone_lr: share of the learning rate that all layers before the last one get.
+        layer_decay: further share for each layer between one and the last (Clark et al., arXiv:2003.10555).
+        decay_norms: whether the optimizer's weight decay is for biases and norms too.
         optimizer: any class of torch.optim.
         scheduler: any class of torch.optim.lr_scheduler, or WarmupCosine. One that takes `total_steps` and is given none gets
             the run's and steps every batch; the others step every epoch.
@@ -62,6 +81,8 @@ class LitClassifier(ClassifierModule):
         ConfigError: an argument that does not fit the others; the message names it.
     """
 
+    tuning: Any = None  # in training, what the part `finetune` made of its arguments
+
     def __init__(
         self,
         class_names: Sequence[str],
@@ -71,6 +92,11 @@ class LitClassifier(ClassifierModule):
         network: str = "cnn",
         network_args: dict[str, Any] | None = None,
         weights: str | None = None,
+        freeze: Literal["none", "backbone"] = "none",
+        freeze_epochs: PositiveInt | None = None,
+        backbone_lr: NonNegativeFloat = 1.0,
+        layer_decay: ClosedUnitInterval = 1.0,
+        decay_norms: bool = True,
         optimizer: OptimizerFactory = ADAM,
         scheduler: SchedulerFactory | None = None,
         loss: LossFactory | None = None,
@@ -96,6 +122,8 @@ class LitClassifier(ClassifierModule):
         # Plain values from a checkpoint stay as they are until training needs them: a model to look at or export does not.
         self.optimizer, self.scheduler = optimizer, scheduler
         described = describe_loss(loss)
+        rates = {"backbone_lr": float(backbone_lr), "layer_decay": float(layer_decay), "decay_norms": decay_norms}
+        frozen = {"freeze": freeze, "freeze_epochs": None if freeze_epochs is None else int(freeze_epochs)}
         self.save_hyperparameters(
             {
                 "class_names": class_names,
@@ -110,10 +138,14 @@ class LitClassifier(ClassifierModule):
                 "label_smoothing": label_smoothing,
                 "class_weights": class_weights,
                 "scale_lr": scale_lr,
+                **(frozen | rates),
             }
         )
-        body = build_network(network, C, K, (H, W), weights, network_args)
+        file = weights if weights and "." in weights else None  # torchvision's names have no dot
+        body = build_network(network, C, K, (H, W), None if file else weights, network_args)
         self.network = Normalized(body, mean, std).to(memory_format=self.memory_format)
+        if file:
+            self.hparams.update(of_part("start_from")(self.network, file, self.hparams))  # mean and std
         self.criterion = build_loss(described, K, label_smoothing, class_weights)
         # Evaluations leave out smoothing and weights, so that runs with others can be compared; what the loss learnt stays.
         self.plain_criterion = self.criterion if [*self.criterion.parameters()] else build_loss(described, K, reduction="none")
@@ -121,6 +153,25 @@ class LitClassifier(ClassifierModule):
         self.test_metrics = classification_metrics(K, "test/")
         # Lightning's summary counts the operations of a forward pass over this.
         self.example_input_array = torch.zeros(1, C, H, W)
+
+    def setup(self, stage: str) -> None:
+        """Freeze what stays as it is, before the processes of a run share gradients."""
+        super().setup(stage)
+        asked = {key: self.hparams[key] for key in UNTUNED if key in self.hparams}
+        if stage == "fit" and asked != UNTUNED:
+            self.tuning = of_part("tuning")(self.network, **asked)
+
+    def on_train_start(self) -> None:
+        """Go on with what the epoch has frozen."""
+        super().on_train_start()
+        if self.tuning is not None:
+            self.tuning.hold(self)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin an epoch, which may have more to learn than the one before."""
+        super().on_train_epoch_start()
+        if self.tuning is not None:
+            self.tuning.hold(self)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) floating point from 0 to 1 -> logits (B, K)."""
@@ -152,7 +203,8 @@ class LitClassifier(ClassifierModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the schedule if there is one."""
-        optimizer = from_plain(self.optimizer, Optimizer)(self.parameters())
+        build = from_plain(self.optimizer, Optimizer)
+        optimizer = build(self.parameters()) if self.tuning is None else self.tuning.optimizer(build, self)
         return self.with_schedule(optimizer, from_plain(self.scheduler, LRScheduler))
 
 

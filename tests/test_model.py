@@ -151,6 +151,11 @@ def test_hyperparameters_hold_what_was_given():
         "label_smoothing": 0.0,
         "class_weights": [1.0, 3.0],
         "scale_lr": False,
+        "freeze": "none",
+        "freeze_epochs": None,
+        "backbone_lr": 1.0,
+        "layer_decay": 1.0,
+        "decay_norms": True,
         "loss": None,
     }
 

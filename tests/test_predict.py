@@ -18,7 +18,8 @@ from lit_guide.engine.photos.crops import EvalTransform
 from lit_guide.engine.photos.decode import decode
 from lit_guide.engine.photos.listing import find_images
 from lit_guide.export.images import UNKNOWN, UNREADABLE, ImageFiles
-from lit_guide.predict import Predictor, gathered
+from lit_guide.export.predictions import gathered
+from lit_guide.predict import Predictor
 
 
 @pytest.fixture(name="rgb_HWC")

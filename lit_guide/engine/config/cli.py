@@ -216,8 +216,8 @@ class ClassifierCLI(LightningCLI):
         """Write the resolved config.yaml: alone enough to repeat, resume, test or export the run."""
         config = self.config.clone()
         config.pop("config", None)
-        given = config.data.get("init_args") or {}  # a class without arguments has none
-        for key in ("path", "root", "table", "cache_dir"):
+        for part, key in (*(("data", key) for key in ("path", "root", "table", "cache_dir")), ("model", "weights")):
+            given = config[part].get("init_args") or {}  # a class without arguments has none
             if (path := given.get(key)) is not None and Path(path).exists():
                 given[key] = str(Path(path).absolute())  # found again from any directory
         try:

@@ -1,0 +1,110 @@
+"""`model.weights FILE`: the weights of a checkpoint for a network that may have other classes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_guide.engine.errors import ConfigError, is_first, printable, say
+from lit_guide.engine.machine import expanded
+from lit_guide.engine.run.checkpoint import read_checkpoint
+from lit_guide.engine.zoo import Normalized
+from lit_guide.parts.finetune.layers import head_of
+
+NETWORK = "network."  # how the names of a model's network begin in its checkpoints
+
+
+def start_from(network: Normalized, file: str | Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a network the weights of a file: the body, the normalisation before it, and the head where the classes are the same.
+
+    What was taken, and what is new, is printed.
+
+    Args:
+        network: as it was built.
+        file: a checkpoint, or a .safetensors of ours, or of torchvision's or another library's network.
+        now: hyperparameters of the model: class_names, network and network_args.
+
+    Returns:
+        The hyperparameters that come with the weights: mean and std.
+
+    Raises:
+        ConfigError: there is no such file, or it is of another network.
+        UserError: it can't be read.
+    """
+    if not (file := Path(expanded(file))).is_file():
+        raise ConfigError(f"model.weights: there is no file {file}.")
+    checkpoint = read_checkpoint(file)
+    saved = checkpoint["hyper_parameters"]
+    if (of := saved.get("network", now["network"])) != now["network"]:
+        raise ConfigError(f"{file} holds the network {of}, but {now['network']} is given: take it with --model.network {of}")
+    given = _names_as_here(checkpoint["state_dict"])
+    own = network.state_dict()
+    head = f"body.{head_of(network.body)}."
+    taken, lacking = dict[str, Tensor](), list[str]()
+    for name, before in own.items():
+        after = given.get(name)
+        if name.startswith(head):
+            continue
+        if after is not None and after.shape != before.shape and name == _first(own):
+            after = _for_channels(after, before)
+        if after is not None and after.shape == before.shape:
+            taken[name] = after
+        elif name not in ("mean_C11", "std_C11"):  # those of the data, where the file has none, or for other channels
+            lacking.append(name)
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        raise ConfigError(
+            f"{file} does not fit {now['network']}: {len(lacking)} of {len(own)} weights are not in it, or of another size: "
+            f"{printable(shown)}. Use the network_args {saved.get('network_args') or {}}, and for a ViT the data.image_size, that it "
+            "was trained with."
+        )
+    classes, trained = list(now["class_names"]), list(saved.get("class_names") or [])
+    same = sorted(classes) == sorted(trained)
+    if same:  # which may stand in another order
+        row_K = torch.tensor([trained.index(name) for name in classes])
+        rows = {name: given[name][row_K] for name in own if name.startswith(head) and name in given}
+        same = {name: value.shape for name, value in rows.items()} == {n: v.shape for n, v in own.items() if n.startswith(head)}
+        taken |= rows if same else {}
+    network.load_state_dict({**own, **taken})
+    if is_first():
+        say(_told(file, taken, own, trained, classes, same))
+    return {key: network.get_buffer(f"{key}_C11").flatten().tolist() for key in ("mean", "std")}
+
+
+def _names_as_here(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the network by their names in `Normalized`; those of another library's file are of its body."""
+    if any(name.startswith(NETWORK) for name in state_dict):
+        return {name.removeprefix(NETWORK): value for name, value in state_dict.items() if name.startswith(NETWORK)}
+    return {f"body.{name}": value for name, value in state_dict.items()}
+
+
+def _first(own: Mapping[str, Tensor]) -> str:
+    """The filters that see the image."""
+    return next((name for name, value in own.items() if value.ndim == 4), "")
+
+
+def _for_channels(filters_OCHW: Tensor, like_OCHW: Tensor) -> Tensor:
+    """Filters for another number of channels: averaged over theirs, as for torchvision's weights."""
+    if filters_OCHW.ndim != 4 or filters_OCHW.shape[0] != like_OCHW.shape[0] or filters_OCHW.shape[2:] != like_OCHW.shape[2:]:
+        return filters_OCHW
+    mean_O1HW = filters_OCHW.mean(dim=1, keepdim=True) * filters_OCHW.shape[1] / like_OCHW.shape[1]
+    return mean_O1HW.expand_as(like_OCHW).clone()
+
+
+def _told(
+    file: str | Path,
+    taken: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    trained: Sequence[str],
+    classes: Sequence[str],
+    same: bool,
+) -> str:
+    numbers = sum(value.numel() for value in taken.values())
+    whole = sum(value.numel() for value in own.values())
+    was = f", which was of {len(trained)} others" if trained and not same else ""
+    head = (
+        "and the head is its own too: the classes are the same" if same else f"the head is new, for {len(classes)} classes{was}"
+    )
+    return f"Weights of {file}: {numbers:,} of {whole:,} numbers are taken; {head}."
