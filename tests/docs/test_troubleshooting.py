@@ -50,7 +50,7 @@ NO_ENTRY = (
     "worth a look|Put back where|the same command with --fix undo|batches a step|and predictions.json|cookiecutter",
     "train, check and export image classifiers|Use one of|and more|none at all|train on a GPU|not here",
     "pip install --upgrade|nvidia-smi; in Docker|CUDA build|decode every image|What is in this|usage|unset CUDA_VIS",
-    "lists a command's options|import main; main|is ready",
+    "lists a command's options|import main; main|is ready|numbers are taken|head is its own too|head is new, for|which was of",
 )
 VARIABLE = "…"
 CODE = re.compile(r"(`+) ?(.+?) ?\1(?!`)")
