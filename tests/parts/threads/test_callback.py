@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,6 +83,22 @@ def test_f55_a_quota_sets_the_threads_and_a_run_that_goes_on_keeps_them(run: Run
     )
     assert used("run") == {"count": 2, "changes": [{"step": steps, "threads": 2}], "seconds_shared": 0.0}
     assert saved("run") == {"count": 2, "changes": [{"step": steps, "threads": 2}]}
+
+
+@pytest.mark.parametrize(("first", "expected"), [((None, 3), 3), ((1, 1), 1)])
+def test_f55_all_processes_take_the_number_of_the_first(first: tuple[int | None, int], expected: int) -> None:
+    """This one would take another: it may use other cores, or have another environment."""
+    given: list[Any] = []
+
+    def broadcast(value: Any) -> Any:
+        given.append(value)
+        return first
+
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=broadcast)
+    one = callback.Threads()
+    one.on_fit_start(SimpleNamespace(strategy=strategy, num_devices=1), None)  # type: ignore[arg-type]
+    assert given == [(None, 2)]
+    assert one.count == torch.get_num_threads() == expected
 
 
 @pytest.mark.slow
