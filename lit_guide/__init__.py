@@ -4,8 +4,9 @@ Public names are imported on first use (PEP 562), so `import lit_guide` costs no
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from lit_guide.engine.tables import load
 
 if TYPE_CHECKING:
     from lit_guide.data import (
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = ["CNN", "ArrayDataset", "ArraysData", "DataModule", "DigitsData", "FolderData", "ImageFolderDataset", "LitClassifier"]
 __all__ += ["Predictor", "TableData", "TorchvisionData", "__version__", "build_network", "load_classifier"]
-if find_spec(f"{__name__}.parts.earlier"):
-    import_module(f"{__name__}.parts.earlier.names").remember()
+for remember in load({"earlier": "lit_guide.parts.earlier.names:remember"}).values():
+    remember()
 
 
 def __getattr__(name: str) -> object:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveInt
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,7 +18,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
 from lit_guide.engine import tables
-from lit_guide.engine.errors import ConfigError
+from lit_guide.engine.errors import ConfigError, warn
 from lit_guide.engine.run.checkpoint import load_model
 from lit_guide.engine.train.losses import LossFactory, build_loss, describe_loss
 from lit_guide.engine.train.module import Batch, ClassifierModule
@@ -40,7 +41,8 @@ UNTUNED = {"freeze": "none", "freeze_epochs": None, "backbone_lr": 1.0, "layer_d
 def of_part(name: str) -> Any:
     """What a setting for fine-tuning needs; a ConfigError where the project does not have the part."""
     if part := tables.gone(FINETUNE).get(name):
-        raise ConfigError(f"This setting of the model needs the part {part}, which this project does not have.")
+        keys = "model.weights FILE" if name == "start_from" else f"model.{', '.join(UNTUNED)}"
+        raise ConfigError(f"{keys} need the part {part}, which this project does not have: leave them out.")
     return tables.load(FINETUNE)[name]
 
 
@@ -62,7 +64,7 @@ class LitClassifier(ClassifierModule):
         freeze: backbone: only the last layer learns, and BatchNorm's statistics stay as they are.
         freeze_epochs: for how many epochs; null: for the whole run.
         backbone_lr: share of the learning rate that all layers before the last one get.
-        layer_decay: further share for each layer between one and the last (Clark et al., arXiv:2003.10555).
+        layer_decay: further share for each step from the last layer towards the pixels (Clark et al., arXiv:2003.10555).
         decay_norms: whether the optimizer's weight decay is for biases and norms too.
         optimizer: any class of torch.optim.
         scheduler: any class of torch.optim.lr_scheduler, or WarmupCosine. One that takes `total_steps` and is given none gets
@@ -81,7 +83,7 @@ class LitClassifier(ClassifierModule):
         ConfigError: an argument that does not fit the others; the message names it.
     """
 
-    tuning: Any = None  # in training, what the part `finetune` made of its arguments
+    tuning: Any = None  # in training, what the part `finetune` made of the arguments in UNTUNED
 
     def __init__(
         self,
@@ -141,7 +143,8 @@ class LitClassifier(ClassifierModule):
                 **(frozen | rates),
             }
         )
-        file = weights if weights and "." in weights else None  # torchvision's names have no dot
+        # What torchvision calls its weights is a name; a file has a dot, or a folder before it.
+        self.starts_from, file = weights, weights if weights and not weights.isidentifier() else None
         body = build_network(network, C, K, (H, W), None if file else weights, network_args)
         self.network = Normalized(body, mean, std).to(memory_format=self.memory_format)
         if file:
@@ -154,24 +157,13 @@ class LitClassifier(ClassifierModule):
         # Lightning's summary counts the operations of a forward pass over this.
         self.example_input_array = torch.zeros(1, C, H, W)
 
-    def setup(self, stage: str) -> None:
-        """Freeze what stays as it is, before the processes of a run share gradients."""
-        super().setup(stage)
-        asked = {key: self.hparams[key] for key in UNTUNED if key in self.hparams}
-        if stage == "fit" and asked != UNTUNED:
-            self.tuning = of_part("tuning")(self.network, **asked)
-
-    def on_train_start(self) -> None:
-        """Go on with what the epoch has frozen."""
-        super().on_train_start()
-        if self.tuning is not None:
-            self.tuning.hold(self)
-
-    def on_train_epoch_start(self) -> None:
-        """Begin an epoch, which may have more to learn than the one before."""
-        super().on_train_epoch_start()
-        if self.tuning is not None:
-            self.tuning.hold(self)
+    def configure_callbacks(self) -> list[Callback]:
+        """What freezes layers, and trains some more slowly, where that is asked for."""
+        asked = {key: self.hparams.get(key, usual) for key, usual in UNTUNED.items()}
+        if self.trainer.state.fn != "fit" or asked == UNTUNED:
+            return []
+        self.tuning = of_part("tuning")(**asked)
+        return [self.tuning]
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) floating point from 0 to 1 -> logits (B, K)."""
@@ -206,6 +198,16 @@ class LitClassifier(ClassifierModule):
         build = from_plain(self.optimizer, Optimizer)
         optimizer = build(self.parameters()) if self.tuning is None else self.tuning.optimizer(build, self)
         return self.with_schedule(optimizer, from_plain(self.scheduler, LRScheduler))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with other groups of parameters, where they are asked for, by an optimizer that begins anew."""
+        super().on_load_checkpoint(checkpoint)
+        saved, now = (
+            {key: one.get(key, UNTUNED[key]) for key in UNTUNED} for one in (checkpoint["hyper_parameters"], self.hparams)
+        )
+        if saved != now:
+            checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
+            warn("other layers learn, or at other rates, than before: the optimizer, and its schedule, begin anew.")
 
 
 def load_classifier(path: str | Path) -> LitClassifier:

@@ -66,7 +66,7 @@ def check_places(config: Namespace, said: Collection[tuple[str, str]], training:
         ]
         data["download"] = named and all(is_said(f"data.{key}", str(data.get(key)), said) for key in ("dataset", "root"))
     weights = model.get("weights")
-    if training and isinstance(weights, str) and "." not in weights and not is_said("model.weights", weights, said):
+    if training and isinstance(weights, str) and weights.isidentifier() and not is_said("model.weights", weights, said):
         raise ConfigError(f"model.weights is {weights}, in a file. What is downloaded is typed: --model.weights {weights}")
 
 

@@ -36,7 +36,7 @@ WHITE, DARK = 65_535, 16_383  # of 16 bits, and the highest value that may as we
 STATED = {"'ppm": WHITE, "'I;12'": 4095}  # Pillow's words for pixels whose white the format tells, and what that is then
 # libjpeg's warnings (JWRN_* in its jerror.h).
 LIBJPEG = (
-    rb"(Corrupt JPEG|Premature end of JPEG|Inconsistent progr|Invalid SOS|Application trans|Unknown Adobe|Warning: unkn).*\n"
+    rb"(?m)^(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|Unknown Adobe|Warning: unknown JF).*\n"
 )
 Counter = Callable[[], int]
 _quiet = Lock()
@@ -85,7 +85,7 @@ def quiet_libjpeg() -> Iterator[Counter]:
         with suppress(OSError):  # no place for a file, or no error stream
             if _quiet.acquire(blocking=False):
                 stack.callback(_quiet.release)
-                file, kept = stack.enter_context(TemporaryFile(buffering=0)), os.dup(2)
+                kept, file = os.dup(2), stack.enter_context(TemporaryFile(buffering=0))
                 stack.callback(_restore, file, kept)
                 os.dup2(file.fileno(), 2)
                 counted = lambda: os.fstat(file.fileno()).st_size  # noqa: E731
@@ -94,9 +94,11 @@ def quiet_libjpeg() -> Iterator[Counter]:
 
 def _restore(file: IO[bytes], kept: int) -> None:
     os.dup2(kept, 2)
-    os.close(kept)
-    file.seek(0)
-    os.write(2, re.sub(LIBJPEG, b"", file.read()))
+    with suppress(OSError), os.fdopen(kept, "wb", buffering=0) as stream:  # nobody reads it any more, or its disk is full
+        file.seek(0)
+        left = memoryview(re.sub(LIBJPEG, b"", file.read()))
+        while left:
+            left = left[stream.write(left) or 0 :]
 
 
 def read_bytes(path: Path | str) -> Bytes:

@@ -175,7 +175,8 @@ def _examine_one(
     (_, H, W), full = image_CHW.shape, jpeg_header(data)[:2]
     if data[:3].tobytes() == JPEG and min(full) > min(H, W):  # it came out smaller
         H, W = sorted(full, reverse=H > W)
-    signs = (look(data, image_CHW) if look else 0) | (DAMAGED if printed() != before else 0)
+    warned = data[:3].tobytes() == JPEG and printed() != before
+    signs = look(data, image_CHW) | (DAMAGED if warned else 0) if look else 0
     seen = (W, H, mode, difference_hash(image_CHW), len(data), signs)
     return seen, copy(image_CHW) if copy else None
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_guide.engine.errors import ConfigError, is_first, printable, say
@@ -41,7 +40,7 @@ def start_from(network: Normalized, file: str | Path, now: Mapping[str, Any]) ->
         raise ConfigError(f"{file} holds the network {of}, but {now['network']} is given: take it with --model.network {of}")
     given = _names_as_here(checkpoint["state_dict"])
     own = network.state_dict()
-    head = f"body.{head_of(network.body)}."
+    head = f"body.{head_of(network.body, len(now['class_names']))}."
     taken, lacking = dict[str, Tensor](), list[str]()
     for name, before in own.items():
         after = given.get(name)
@@ -55,18 +54,18 @@ def start_from(network: Normalized, file: str | Path, now: Mapping[str, Any]) ->
             lacking.append(name)
     if lacking:
         shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
-        raise ConfigError(
-            f"{file} does not fit {now['network']}: {len(lacking)} of {len(own)} weights are not in it, or of another size: "
-            f"{printable(shown)}. Use the network_args {saved.get('network_args') or {}}, and for a ViT the data.image_size, that it "
-            "was trained with."
-        )
-    classes, trained = list(now["class_names"]), list(saved.get("class_names") or [])
-    same = sorted(classes) == sorted(trained)
-    if same:  # which may stand in another order
-        row_K = torch.tensor([trained.index(name) for name in classes])
-        rows = {name: given[name][row_K] for name in own if name.startswith(head) and name in given}
-        same = {name: value.shape for name, value in rows.items()} == {n: v.shape for n, v in own.items() if n.startswith(head)}
-        taken |= rows if same else {}
+        how = f"Use the network_args {saved.get('network_args') or {}}, and for a ViT the data.image_size, of its training."
+        what = f"{len(lacking)} of {len(own)} weights are not in it, or of another size: {printable(shown)}"
+        raise ConfigError(f"{file} does not fit {now['network']}: {what}. {how}")
+    classes, trained = list(now["class_names"]), saved.get("class_names")
+    if not (isinstance(trained, list | tuple) and all(isinstance(name, str) for name in trained)):
+        trained = []
+    row = {name: at for at, name in enumerate(trained)}
+    old = {name: given[name] for name in own if name.startswith(head) and name in given}
+    shapes = [{name: value.shape for name, value in one.items() if name.startswith(head)} for one in (old, own)]
+    same = row.keys() == set(classes) and len(row) == len(trained) and shapes[0] == shapes[1]
+    if same:  # they may stand in another order
+        taken |= {name: value[[row[one] for one in classes]] for name, value in old.items()}
     network.load_state_dict({**own, **taken})
     if is_first():
         say(_told(file, taken, own, trained, classes, same))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lit_guide.engine.photos.examine import DAMAGED
 from lit_guide.engine.photos.headers import JPEG, Bytes, jpeg_header, jpeg_scans
 
 FEW = 16  # levels of brightness, or of a colour, that a photo has at least
@@ -32,7 +33,7 @@ KINDS = (  # kind, whether it is wrong, and what it says
         "broken data inside a JPEG: a part of the photo may be grey or shifted: get it again",
     ),  # `examine` sees it
 )
-BIT = {kind: 1 << number for number, (kind, _, _) in enumerate(KINDS)}
+BIT = {kind: 1 << number for number, (kind, _, _) in enumerate(KINDS[:-1])} | {KINDS[-1][0]: DAMAGED}
 
 
 def signs(data: Bytes, image_CHW: Tensor) -> int:

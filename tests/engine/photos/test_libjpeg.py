@@ -59,10 +59,10 @@ def test_f52_a_warning_of_libjpeg_is_not_printed_and_all_else_is(root: Path, cap
         assert printed() == 0
         os.write(2, b"before\n")
         decode(root / "a/6 damaged.jpg")
-        os.write(2, b"after\nCorrupted by somebody else\n")
+        os.write(2, b"after\ntool: Corrupt JPEG data in a.jpg\nWarning: unknown option\n")
         assert printed() > len("before\nafter\n")
         assert capfd.readouterr().err == ""
-    assert capfd.readouterr().err == "before\nafter\nCorrupted by somebody else\n"
+    assert capfd.readouterr().err == "before\nafter\ntool: Corrupt JPEG data in a.jpg\nWarning: unknown option\n"
     os.write(2, b"free\n")
     assert capfd.readouterr().err == "free\n"
 
@@ -118,7 +118,7 @@ def test_f52_loading_prints_no_warning(root: Path, workers: int, capfd: pytest.C
 
 def test_f52_exactly_the_damaged_files_are_marked(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     names = names_of(root) * 30  # so that good ones are decoded at the same time as damaged ones
-    found = examine(root, names)
+    found = examine(root, names, look=lambda data, image_CHW: 0)
     marked = {name for name, signs in zip(names, found.seen_N["signs"].tolist(), strict=True) if signs & DAMAGED}
     assert marked == {"a/6 damaged.jpg", "b/7 damaged.jpg"}
     assert capfd.readouterr().err == ""

@@ -126,20 +126,59 @@ def test_a_frozen_backbone_leaves_the_run_as_it_came(run: Run, digits, old: Path
 
 
 @pytest.mark.slow
-def test_two_processes_fine_tune_as_one_does(digits, old: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.1"]])
+def test_two_processes_fine_tune_as_one_does(digits, old: Path, tmp_path: Path, more: list[str]) -> None:
     path = written(tmp_path / "few.npz", digits, range(5, 10), each=8)
-    words = ["fit", *RECIPE, "--config", FOLDER / "finetune.yaml", "--model.weights", old, "--data.path", path]
-    words += ["--model.layer_decay", "0.9", "--trainer.max_epochs", "5", "--data.shift", "0", "--model.network_args.dropout", "0"]
-    words += ["--model.freeze_epochs", "2"]
-    for more in (["--run_dir", "one", "--data.batch_size", "20"], ["--run_dir", "two", "--data.batch_size", "10", *RANKS]):
-        command = [sys.executable, "-m", "lit_guide", *map(str, [*words, *more])]
+    words = ["fit", *RECIPE, "--config", FOLDER / "finetune.yaml", "--model.weights", old, "--data.path", path, *more]
+    words += ["--trainer.max_epochs", "3", "--data.augment", "false", "--model.network_args.dropout", "0"]
+    words += ["--model.freeze_epochs", "3", "--model.layer_decay", "0.9"]
+    for place in (["--run_dir", "one", "--data.batch_size", "20"], ["--run_dir", "two", "--data.batch_size", "10", *RANKS]):
+        command = [sys.executable, "-m", "lit_guide", *map(str, [*words, *place])]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+    begun = read_checkpoint(old)["state_dict"]
     one, two = (read_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("one", "two"))
-    assert one["global_step"] == two["global_step"]
-    # BatchNorm's statistics are of each process's own share once it learns again: the head alone learnt before.
-    head = "network.body.head.2.weight"
-    assert torch.allclose(one["state_dict"][head], two["state_dict"][head], atol=0.05)
+    assert one["global_step"] == two["global_step"] == (3 if more else 6)
+    for name, value in one["state_dict"].items():
+        if name.startswith("network.body.head.2"):  # the same images in each step, in another order
+            assert not torch.equal(value, begun[name])
+            torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-4, atol=1e-5)
+        elif name.startswith("network."):
+            assert torch.equal(value, begun[name]), name
+            assert torch.equal(two["state_dict"][name], begun[name]), name
+
+
+def test_a_run_goes_on_with_other_layers_to_learn(run: Run, digits, old: Path, tmp_path: Path) -> None:
+    path = written(tmp_path / "few.npz", digits, range(5, 10), each=5)
+    words = ["--model.weights", old, "--model.freeze", "backbone", "--trainer.max_epochs", "1", "--run_dir", "run"]
+    assert run("fit", *RECIPE, "--data.path", path, *words).code == 0
+    for epochs, more in (
+        ("2", ["--model.freeze", "none"]),
+        ("3", ["--model.backbone_lr", "0.1", "--model.decay_norms", "false"]),
+    ):
+        outcome = run("fit", "--run", "run", "--trainer.max_epochs", epochs, *more)
+        assert outcome.code == 0, outcome.err
+        assert "the optimizer, and its schedule, begin anew" in outcome.err
+    before, after = (read_checkpoint(file)["state_dict"] for file in (old, tmp_path / "run/checkpoints/last.ckpt"))
+    assert not torch.equal(before["network.body.features.0.weight"], after["network.body.features.0.weight"])
+    assert "begin anew" not in run("fit", "--run", "run", "--trainer.max_epochs", "4").err
+
+
+@pytest.mark.slow
+def test_with_the_mean_of_weights_as_well(run: Run, digits, old: Path, tmp_path: Path) -> None:
+    """Both overlays; the frozen layers are their own mean."""
+    path = written(tmp_path / "few.npz", digits, range(5, 10), each=8)
+    words = ["fit", *RECIPE, "--config", FOLDER / "finetune.yaml", "--config", FOLDER / "ema.yaml", "--model.weights", old]
+    words += ["--data.path", path, "--trainer.max_epochs", "3", "--model.freeze_epochs", "3", "--run_dir", "run"]
+    outcome = run(*words)
+    assert outcome.code == 0, outcome.err
+    before, after = (read_checkpoint(file)["state_dict"] for file in (old, tmp_path / "run/checkpoints/best.ckpt"))
+    for name, value in after.items():
+        if name.startswith("network."):
+            close = value.shape == before[name].shape and torch.allclose(value, before[name], rtol=1e-4)
+            assert close != name.startswith("network.body.head.2"), name
+    outcome = run("test", "--run", "run")
+    assert outcome.code == 0, outcome.err
 
 
 @pytest.mark.parametrize(

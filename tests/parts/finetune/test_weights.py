@@ -74,9 +74,10 @@ def test_a_file_of_another_library_holds_the_body_alone(name: str, tmp_path: Pat
     safetensors.torch.save_file(network.state_dict(), path)
     after = model("ab", (3, 64, 64), network=name, weights=str(path))
     theirs, taken = network.state_dict(), after.network.body.state_dict()
-    assert (
-        len([name for name in taken if not torch.equal(taken[name], theirs[name])]) <= 2 if taken.keys() == theirs.keys() else 0
-    )
+    assert taken.keys() == theirs.keys()
+    other = [key for key in taken if not torch.equal(taken[key], theirs[key])]
+    assert {taken[key].shape[0] for key in other} == {2}
+    assert len(other) == 2
     assert after.hparams["mean"] == [pytest.approx(0.1)] * 3  # of the data: the file says nothing of it
 
 
@@ -120,3 +121,12 @@ def test_no_file_and_no_checkpoint_are_refused(tmp_path: Path) -> None:
 def test_hyperparameters_of_a_model_that_started_from_a_file_name_no_file(tmp_path: Path) -> None:
     after = model("ab", weights=str(saved(model("ab"), tmp_path / "best.ckpt")))
     assert "weights" not in after.hparams
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c", "d"], ["a", 1, None], 7, ["a", "a", "b"], {"a": 1}, []])
+def test_class_names_that_can_not_be_are_those_of_others(names: object, tmp_path: Path) -> None:
+    before = model("abc")
+    before.hparams["class_names"] = names
+    after = model("abc", seed=1, weights=str(saved(before, tmp_path / "best.ckpt")))
+    assert not torch.equal(after.network.body.head[2].weight, before.network.body.head[2].weight)
+    assert torch.equal(after.network.body.features[0].weight, before.network.body.features[0].weight)
