@@ -64,6 +64,7 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 the run failed, 2 the command or configuration is wrong, 130 Ctrl-C, 143 SIGTERM.
     """
+    sys.stdout = sys.stdout or io.StringIO()  # closed by who called: there is nobody to tell
     if isinstance(sys.stdout, io.TextIOWrapper):  # what the screen has no characters for is no reason to end
         sys.stdout.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if args is None else args
@@ -107,6 +108,6 @@ def main(args: list[str] | None = None) -> int:
 
 
 def fail(message: str, exit_code: int) -> int:
-    """Say why a command ends early."""
-    say(f"lit-guide: {message}", sys.stderr)
+    """Say why a command ends early, within bounds: a file from elsewhere may hold any text."""
+    say(f"lit-guide: {message[:20_000]}", sys.stderr)
     return exit_code

@@ -41,8 +41,7 @@ UNTUNED = {"freeze": "none", "freeze_epochs": None, "backbone_lr": 1.0, "layer_d
 def of_part(name: str) -> Any:
     """What a setting for fine-tuning needs; a ConfigError where the project does not have the part."""
     if part := tables.gone(FINETUNE).get(name):
-        keys = "model.weights FILE" if name == "start_from" else f"model.{', '.join(UNTUNED)}"
-        raise ConfigError(f"{keys} need the part {part}, which this project does not have: leave them out.")
+        raise ConfigError(f"model.weights FILE, {', '.join(UNTUNED)}: they need the part {part}, which this project does not have.")
     return tables.load(FINETUNE)[name]
 
 
@@ -143,8 +142,7 @@ class LitClassifier(ClassifierModule):
                 **(frozen | rates),
             }
         )
-        # What torchvision calls its weights is a name; a file has a dot, or a folder before it.
-        self.starts_from, file = weights, weights if weights and not weights.isidentifier() else None
+        self.starts_from, file = weights, weights if weights and not weights.isidentifier() else None  # torchvision's are names
         body = build_network(network, C, K, (H, W), None if file else weights, network_args)
         self.network = Normalized(body, mean, std).to(memory_format=self.memory_format)
         if file:

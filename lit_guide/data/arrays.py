@@ -138,14 +138,14 @@ def _checked_labels(labels: NDArray[Any], path: str) -> NDArray[np.int64]:
     if labels.dtype.kind == "f":
         _raise_for(~np.isfinite(labels), "labels hold NaN or Inf", path)
         _raise_for(labels != np.floor(labels), "labels hold fractions", path)
-    _raise_for(labels < 0, "labels hold a value under 0", path)
+    _raise_for(labels.astype(np.int64) < 0, "labels hold a value under 0, or far too large a one", path)
     return labels.astype(np.int64, copy=False)
 
 
 def _check_images(images: NDArray[Any], path: str) -> None:
     if images.dtype == np.uint8:
         return
-    if images.dtype.kind != "f":
+    if images.dtype.kind != "f" or images.dtype.itemsize > 8:
         raise UserError(f"{path}: images are {images.dtype}. Store them as uint8, or as floats from 0 to 1: images / 4095.")
     # By parts: a mapped array need not fit into memory.
     low_N, high_N = np.empty(len(images)), np.empty(len(images))

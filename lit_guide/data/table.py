@@ -122,7 +122,7 @@ def read_parquet(path: Path, wanted: Collection[str]) -> Columns:
             names = file.schema_arrow.names
             table = file.read([name for name in wanted if name in names])
         cells = {name: table[name].cast("string").fill_null("").to_pylist() for name in table.column_names}
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, KeyError) as error:  # two columns of one name
         raise UserError(f"{path} can't be read as Parquet: {' '.join(str(error).split())}") from None
     return {name: [cell.strip() for cell in cells.get(name, [])] for name in names}
 

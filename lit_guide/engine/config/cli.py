@@ -107,9 +107,7 @@ class ClassifierCLI(LightningCLI):
             parser.add_class_arguments(cls, key)
         for key in self.gone:
             parser.add_argument(f"--{key}", type=dict | None, default=None)
-        parser.add_argument(
-            "--checkpoint.every_n_steps", type=PositiveInt | None, default=None, help="Save last.ckpt within epochs too."
-        )
+        parser.add_argument("--checkpoint.every_n_steps", type=PositiveInt | None, default=None, help="Save last.ckpt so often.")
         parser.add_argument("--name", type=str, default="default", help="The run goes to runs/<name>/<timestamp>.")
         if self.command in ("validate", "test"):
             parser.add_argument("--verbose", type=bool, default=False, help="Print Lightning's own table too.")
@@ -157,7 +155,7 @@ class ClassifierCLI(LightningCLI):
             if self.command == "fit" and most is not None and 0 <= most < at:
                 raise ConfigError(f"{path} is of epoch {at + 1}: --trainer.max_epochs {most} is too few to go on from it.")
             if "weights" in given:
-                given["weights"] = None  # the checkpoint's own come in their place; nothing is downloaded
+                self.weights, given["weights"] = given["weights"], None  # the checkpoint's own come; config.yaml names these
 
     def instantiate_classes(self) -> None:
         """Nothing: `build` does it, where the command wants it."""
@@ -216,6 +214,8 @@ class ClassifierCLI(LightningCLI):
         """Write the resolved config.yaml: alone enough to repeat, resume, test or export the run."""
         config = self.config.clone()
         config.pop("config", None)
+        if weights := getattr(self, "weights", None):
+            config.model.init_args.weights = weights
         for part, key in (*(("data", key) for key in ("path", "root", "table", "cache_dir")), ("model", "weights")):
             given = config[part].get("init_args") or {}  # a class without arguments has none
             if (path := given.get(key)) is not None and Path(path).exists():

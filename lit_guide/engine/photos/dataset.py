@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from lit_guide.engine.errors import printable
-from lit_guide.engine.photos.decode import AS_STORED, Reading, UnreadableImageError, decode
+from lit_guide.engine.photos.decode import Reading, UnreadableImageError, decode
 
 SHOWN = 20  # paths that a message lists
 
@@ -82,7 +82,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     label_N: Tensor  # class index of each, int64
     transform: Callable[[Tensor], Tensor] | None = None  # image (C, H, W) uint8 -> what the sample shall hold in its place
     read: Callable[[int], Tensor] | None = None  # index -> image (C, H, W) uint8, in the place of decoding the file: a cache
-    reading: Reading = AS_STORED
+    reading: Reading = Reading()
 
     def __len__(self) -> int:
         return len(self.paths)

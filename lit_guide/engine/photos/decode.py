@@ -52,14 +52,11 @@ class Reading(NamedTuple):
     least_side: int | None = None
 
 
-AS_STORED = Reading()
-
-
 class UnreadableImageError(ValueError):
     """A file that is no image, or a broken one; the message is the reason, without the path."""
 
 
-def decode(path: Path | str, mode: str = "RGB", reading: Reading = AS_STORED) -> Tensor:
+def decode(path: Path | str, mode: str = "RGB", reading: Reading = Reading()) -> Tensor:
     """Read a JPEG, PNG, WebP, GIF, BMP or TIFF file, or another one that Pillow reads, as (C, H, W) uint8.
 
     The orientation in its EXIF data is applied; transparent pixels lie on white; of an animation the first frame is taken.
@@ -129,7 +126,7 @@ def scale_of(width: int, height: int, least_side: int | None) -> int:
     return next((scale for scale in (8, 4, 2) if least_side and min(width, height) >= scale * least_side), 1)
 
 
-def decode_bytes(data: Bytes, mode: str = "RGB", reading: Reading = AS_STORED, brightness: bool = False) -> Tensor:
+def decode_bytes(data: Bytes, mode: str = "RGB", reading: Reading = Reading(), brightness: bool = False) -> Tensor:
     """`decode` for a file that has been read.
 
     With `brightness`, that of RGB alone will do, (1, H, W), where it is faster: all data of a JPEG are read, and judged, just the

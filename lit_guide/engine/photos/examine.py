@@ -64,12 +64,11 @@ def examine(
     """Decode all files.
 
     Args:
-        root: the folder that the paths are relative to.
-        paths: the N files.
+        root, paths: the N files, and the folder that the paths are relative to.
         what: the words before the progress bar.
         copy: makes of an image (C, H, W) uint8 what `keep` shall get; runs in the threads.
         keep: called with every copy in the order of the files, None for a bad file; runs in the calling thread.
-        reading: how they are read; of a JPEG that comes out smaller all data are read, and judged, as well.
+        reading: how they are read; of a JPEG that comes out smaller all data are read too, but libjpeg's warnings stay unseen.
         look: makes of a file's content and its image, or brightness, seven bits for "signs"; runs in the threads.
     """
     N = len(paths)

@@ -19,11 +19,12 @@ RAW = "camera raw, which is not read here: develop it to JPEG"
 OTHERS = {  # how a file begins that Pillow does not read, the first that fits -> what it is, and what to do with it
     rb".{128}DICM": "DICOM, which is not read here: export it as PNG",
     rb"\xff\n|\0{3}\x0cJXL ": "JPEG XL, which is not read here: save it as JPEG",
-    rb".{4}ftyp.{0,40}avi[fs]": "AVIF, which is not read here: save it as JPEG",
+    rb".{4}ftyp.{0,40}avi[fs]": "AVIF that is broken, or of a kind not read here: save it as JPEG",
     rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC, which needs pi-heif, or broken: pip install pi-heif, or save it as JPEG",
     rb".{4}ftypcrx|II\*\0....CR|IIU\0|IIR[OS]|MMOR|FUJIFILM|FOVb": RAW,
     rb"II[*+]\0|MM\0[*+]": "TIFF that is cut off or of a kind not read here, or camera raw: save it with 8 bits a channel",
     rb"v/1\x01|#\?R|SIMPLE  =": "OpenEXR, HDR or FITS, whose range is not known: save it with 8 bits a channel",
+    rb"\xff\xd8\xff|\x89PNG|GIF8|8BPS": "broken, or of a kind not read here, such as 12 bits: save it anew",
     rb"%PDF": "PDF, a document: save its pages as PNG",
     rb"%!PS|\xc5\xd0\xd3\xc6": "PostScript, a program that is not run: save it as PNG",
     rb"version https://git-lfs": "a Git LFS pointer in place of the image: run git lfs pull",

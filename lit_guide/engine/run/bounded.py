@@ -52,8 +52,9 @@ def misfit(value: Any, kind: Any = HELD, key: str = "") -> str:
 
 def load_tensors(path: Path, device: str = "cpu") -> Any:
     """What a file of torch.save holds; an UnpicklingError where it could run code, or comes to much more than its size."""
-    if not zipfile.is_zipfile(path) and path.read_bytes()[:1] == b"\x80":
-        raise pickle.UnpicklingError("Unsupported: a pickle")
+    with path.open("rb") as file:  # of which one byte is enough: a file with holes may be larger than memory
+        if file.read(1) == b"\x80" and not zipfile.is_zipfile(path):
+            raise pickle.UnpicklingError("Unsupported: a pickle")
     with zipfile.ZipFile(path) as packed:
         left, entries = path.stat().st_size, packed.infolist()
         fits = sum(entry.file_size for entry in entries) <= left and not any(entry.compress_type for entry in entries)

@@ -179,7 +179,7 @@ def check_fits(checkpoint: Mapping[str, Any], now: Mapping[str, Any], path: str 
         # As JSON: a .safetensors has lists where a checkpoint has tuples.
         if key in saved and key in now and json.dumps(saved[key]) != json.dumps(now[key]):
             raise ConfigError(
-                f"{path} was trained with {key} {saved[key]}, but {now[key]} is given. "
+                f"{path} was trained with {key} {printable(str(saved[key]))[:500]}, but {now[key]} is given. "
                 f"Take {'data.image_size' if key == 'input_shape' else f'model.{key}'} back, or train anew."
             )
 

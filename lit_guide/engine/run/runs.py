@@ -114,6 +114,7 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
             there = {file.name for file in path.iterdir() if not (resume and PARTIAL[:-1] in file.name)}
             if there - (STARTED | {"results.json"} if resume else set()) or (path / LAST).exists():
                 raise FileExistsError
+            check_space(path)
             # Two runs may both find an empty directory; only one of them can make this one in it.
             (path / "checkpoints").mkdir(exist_ok=resume)
             break
@@ -126,7 +127,6 @@ def claim_run_dir(run_dir: str | None, name: str, resume: bool = False) -> Path:
             path = path.with_name(f"{stamp}-{attempt}")
         except OSError as error:
             raise UserError(f"The run directory {path} can't be made: {error.strerror}. Give another: --run_dir DIR.") from None
-    check_space(path)
     enter_run_dir(path)
     return path
 

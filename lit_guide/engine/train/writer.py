@@ -10,7 +10,6 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from lit_guide.engine.errors import UserError
-from lit_guide.engine.machine import command
 from lit_guide.engine.run import runs
 from lit_guide.engine.run.checkpoint import SUFFIX, read_checkpoint
 
@@ -73,5 +72,6 @@ def _write(checkpoint: dict[str, Any], path: Path, own: Path) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
         kept = f" The {path.name} from before is whole." if path.is_file() else ""
-        go_on = command("fit", "--run", str(path.parent.parent))
-        raise UserError(f"{path} can't be written: {reason}.{kept} Make room, then go on with: {go_on}") from None
+        raise UserError(
+            f"{path} can't be written: {reason}.{kept} Make room. {runs.how_to_go_on(path.parent.parent)}".rstrip()
+        ) from None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_guide.engine.errors import UserError
 from lit_guide.engine.photos.crops import resize_shorter
-from lit_guide.engine.photos.decode import AS_STORED, Reading
+from lit_guide.engine.photos.decode import Reading
 from lit_guide.engine.photos.examine import Examined, examine
 from lit_guide.parts.cache.known import HINT, once, reason_of, recall, record
 
@@ -60,7 +60,7 @@ def in_memory(
     paths: Sequence[str],
     side: int,
     folder: Path | None,
-    reading: Reading = AS_STORED,
+    reading: Reading = Reading(),
 ) -> tuple[Examined, CachedImages]:
     """`data.cache: ram`: decode every file, now and in each process.
 
@@ -84,7 +84,7 @@ def on_disk(
     paths: Sequence[str],
     side: int,
     folder: Path | None,
-    reading: Reading = AS_STORED,
+    reading: Reading = Reading(),
 ) -> tuple[Examined, CachedImages]:
     """`data.cache: disk`: as `in_memory`, but decode once, and find the copies again as long as no file changes.
 

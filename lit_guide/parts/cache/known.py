@@ -134,7 +134,7 @@ def fingerprint(root: Path, paths: Sequence[str], white_level: int | None = None
         try:
             about = os.stat(os.path.join(folder, path))  # noqa: PTH116, PTH118  # Path would take three times as long
             state = f"{about.st_size} {about.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):  # the second for a name that no file can have
             state = "missing"
         digest.update(f"\n{path}\0{state}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]

@@ -1,12 +1,14 @@
 """`model.weights FILE`: the weights of a checkpoint for a network that may have other classes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lit_guide.engine.errors import ConfigError, is_first, printable, say
+from lit_guide.engine.errors import ConfigError, UserError, is_first, printable, say
 from lit_guide.engine.machine import expanded
 from lit_guide.engine.run.checkpoint import read_checkpoint
 from lit_guide.engine.zoo import Normalized
@@ -32,12 +34,13 @@ def start_from(network: Normalized, file: str | Path, now: Mapping[str, Any]) ->
         ConfigError: there is no such file, or it is of another network.
         UserError: it can't be read.
     """
-    if not (file := Path(expanded(file))).is_file():
+    if "://" not in str(file) and not (file := Path(expanded(file))).is_file():
         raise ConfigError(f"model.weights: there is no file {file}.")
     checkpoint = read_checkpoint(file)
     saved = checkpoint["hyper_parameters"]
-    if (of := saved.get("network", now["network"])) != now["network"]:
-        raise ConfigError(f"{file} holds the network {of}, but {now['network']} is given: take it with --model.network {of}")
+    if (of := str(saved.get("network", now["network"]))) != now["network"]:
+        how = f": take it with --model.network {of}" if re.fullmatch(r"[\w.]{1,200}", of) else ""
+        raise ConfigError(f"{file} holds the network {printable(of)[:200]}, but {now['network']} is given{how}.")
     given = _names_as_here(checkpoint["state_dict"])
     own = network.state_dict()
     head = f"body.{head_of(network.body, len(now['class_names']))}."
@@ -48,13 +51,14 @@ def start_from(network: Normalized, file: str | Path, now: Mapping[str, Any]) ->
             continue
         if after is not None and after.shape != before.shape and name == _first(own):
             after = _for_channels(after, before)
-        if after is not None and after.shape == before.shape:
+        if after is not None and after.shape == before.shape and after.is_floating_point() == before.is_floating_point():
             taken[name] = after
-        elif name not in ("mean_C11", "std_C11"):  # those of the data, where the file has none, or for other channels
+        elif name not in ("mean_C11", "std_C11") and not name.endswith("num_batches_tracked"):  # those of the data; a mere count
             lacking.append(name)
     if lacking:
         shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
-        how = f"Use the network_args {saved.get('network_args') or {}}, and for a ViT the data.image_size, of its training."
+        built = printable(str(saved.get("network_args") or {}))[:200]
+        how = f"Use the network_args {built}, and for a ViT the data.image_size, of its training."
         what = f"{len(lacking)} of {len(own)} weights are not in it, or of another size: {printable(shown)}"
         raise ConfigError(f"{file} does not fit {now['network']}: {what}. {how}")
     classes, trained = list(now["class_names"]), saved.get("class_names")
@@ -66,17 +70,24 @@ def start_from(network: Normalized, file: str | Path, now: Mapping[str, Any]) ->
     same = row.keys() == set(classes) and len(row) == len(trained) and shapes[0] == shapes[1]
     if same:  # they may stand in another order
         taken |= {name: value[[row[one] for one in classes]] for name, value in old.items()}
+    if odd := [name for name, value in taken.items() if not value.isfinite().all()]:
+        raise UserError(f"{file}: its {printable(odd[0])} is not finite: use another file.")
     network.load_state_dict({**own, **taken})
     if is_first():
         say(_told(file, taken, own, trained, classes, same))
     return {key: network.get_buffer(f"{key}_C11").flatten().tolist() for key in ("mean", "std")}
 
 
-def _names_as_here(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _names_as_here(state_dict: Mapping[Any, Tensor]) -> dict[str, Tensor]:
     """The weights of the network by their names in `Normalized`; those of another library's file are of its body."""
-    if any(name.startswith(NETWORK) for name in state_dict):
-        return {name.removeprefix(NETWORK): value for name, value in state_dict.items() if name.startswith(NETWORK)}
-    return {f"body.{name}": value for name, value in state_dict.items()}
+    whole = {name: value for name, value in state_dict.items() if isinstance(name, str) and _is_plain(value)}
+    if any(name.startswith(NETWORK) for name in whole):
+        return {name.removeprefix(NETWORK): value for name, value in whole.items() if name.startswith(NETWORK)}
+    return {f"body.{name}": value for name, value in whole.items()}
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and not (value.is_meta or value.is_quantized or value.is_complex())
 
 
 def _first(own: Mapping[str, Tensor]) -> str:
@@ -86,7 +97,12 @@ def _first(own: Mapping[str, Tensor]) -> str:
 
 def _for_channels(filters_OCHW: Tensor, like_OCHW: Tensor) -> Tensor:
     """Filters for another number of channels: averaged over theirs, as for torchvision's weights."""
-    if filters_OCHW.ndim != 4 or filters_OCHW.shape[0] != like_OCHW.shape[0] or filters_OCHW.shape[2:] != like_OCHW.shape[2:]:
+    if (
+        filters_OCHW.ndim != 4
+        or not filters_OCHW.shape[1]
+        or filters_OCHW.shape[0] != like_OCHW.shape[0]
+        or filters_OCHW.shape[2:] != like_OCHW.shape[2:]
+    ):
         return filters_OCHW
     mean_O1HW = filters_OCHW.mean(dim=1, keepdim=True) * filters_OCHW.shape[1] / like_OCHW.shape[1]
     return mean_O1HW.expand_as(like_OCHW).clone()

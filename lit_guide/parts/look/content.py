@@ -30,7 +30,7 @@ KINDS = (  # kind, whether it is wrong, and what it says
     (
         "damaged",
         False,
-        "broken data inside a JPEG: a part of the photo may be grey or shifted: get it again",
+        "odd data inside a JPEG: see whether a part of the photo is grey or shifted, and get it again then",
     ),  # `examine` sees it
 )
 BIT = {kind: 1 << number for number, (kind, _, _) in enumerate(KINDS[:-1])} | {KINDS[-1][0]: DAMAGED}
