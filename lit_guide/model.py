@@ -41,7 +41,7 @@ UNTUNED = {"freeze": "none", "freeze_epochs": None, "backbone_lr": 1.0, "layer_d
 def of_part(name: str) -> Any:
     """What a setting for fine-tuning needs; a ConfigError where the project does not have the part."""
     if part := tables.gone(FINETUNE).get(name):
-        raise ConfigError(f"model.weights FILE, {', '.join(UNTUNED)}: they need the part {part}, which this project does not have.")
+        raise ConfigError(f"model.weights FILE, {', '.join(UNTUNED)} need the part {part}, which this project does not have.")
     return tables.load(FINETUNE)[name]
 
 

@@ -1,10 +1,13 @@
+import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lit_guide import __version__
-from lit_guide.cli import COMMANDS, main
+from lit_guide.cli import COMMANDS, fail, main
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
@@ -66,3 +69,22 @@ def test_an_unexpected_error_is_one_message_and_debug_shows_the_traceback(
     monkeypatch.setenv("LIT_GUIDE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main(["test"])
+
+
+@pytest.mark.slow
+def test_a_closed_screen_is_no_reason_to_end(tmp_path: Path) -> None:
+    words = ["-m", "lit_guide", "fit", "--config", "configs/digits.yaml", "--trainer.max_epochs", "1", "--accelerator", "cpu"]
+    words += [
+        "--run_dir",
+        "run",
+        *(word for name in ("onnx", "torchscript", "pt2") for word in (f"--export.{name}.enabled", "false")),
+    ]
+    command = shlex.join([sys.executable, *words])
+    done = subprocess.run(["sh", "-c", f"{command} >&-"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/results.json").read_text())["epochs"] == 1
+
+
+def test_a_message_of_any_length_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail("x" * 3_000_000, 1) == 1
+    assert len(capsys.readouterr().err) < 21_000

@@ -138,7 +138,7 @@ def _checked_labels(labels: NDArray[Any], path: str) -> NDArray[np.int64]:
     if labels.dtype.kind == "f":
         _raise_for(~np.isfinite(labels), "labels hold NaN or Inf", path)
         _raise_for(labels != np.floor(labels), "labels hold fractions", path)
-    _raise_for(labels.astype(np.int64) < 0, "labels hold a value under 0, or far too large a one", path)
+    _raise_for(labels.astype(np.int64) < 0, "labels hold a value under 0", path)
     return labels.astype(np.int64, copy=False)
 
 

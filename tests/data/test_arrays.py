@@ -242,6 +242,18 @@ def test_f17_labels_under_zero_are_named_by_row(write):
     assert "labels hold a value under 0, in 2 of 30 rows: 4, 9." in message
 
 
+def test_f17_labels_that_no_index_can_have_are_named_by_row(write):
+    """As int64 they would be under 0."""
+    message = fault(write(labels=with_value(some_labels().astype(np.uint64), [4], 1 << 63)))
+    assert "labels hold a value under 0, in 1 of 30 rows: 4." in message
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize <= 8, reason="no longer floats here")
+def test_f17_images_of_longer_floats_than_torch_has_are_refused(write):
+    images = np.zeros((30, 8, 8), dtype=np.longdouble)
+    assert "Store them as uint8, or as floats from 0 to 1" in fault(write(images=images))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_f50_labels_that_are_nan_are_named_by_row(write, dtype):
     message = fault(write(labels=with_value(some_labels().astype(dtype), [0, 29], np.nan)))

@@ -526,7 +526,7 @@ def test_f13_a_truncated_file_is_an_error(photo, kind, mode):
     content = KINDS[kind](photo)
     for share in (0.002, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98):
         reason = refusal(content[: max(1, int(share * len(content)))], mode)
-        assert reason == "not an image" or reason.startswith("broken: ")
+        assert reason == "not an image" or reason.startswith(("broken: ", "broken, or"))
 
 
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
@@ -562,7 +562,7 @@ def test_f13_a_file_cut_anywhere_is_an_error_or_has_all_its_pixels(photo, kind):
             "a web page in place of the image: get the file again",
         ),
         (b"\0" * 5000, "not an image"),
-        (b"\xff\xd8\xff", "not an image"),
+        (b"\xff\xd8\xff", "broken, or of a kind not read here, such as 12 bits: save it anew"),
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "PDF, a document: save its pages as PNG"),
         (b"PK\x03\x04" + bytes(100), "an archive, or a document of Office: unpack it"),
         (b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), "not an image"),

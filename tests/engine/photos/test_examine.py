@@ -86,7 +86,7 @@ def test_f13_every_bad_file_is_found_with_its_reason_and_the_good_ones_beside_it
         "cut.png": "broken",
         "cut.gif": "broken",
         "cut.tif": "broken",
-        "start.jpg": "not an image",
+        "start.jpg": "broken, or of a kind not read here, such as 12 bits",
         "missing.jpg": "no such file or directory",
         "folder.jpg": "is a directory",
     }

@@ -137,3 +137,32 @@ def test_f52_what_ends_early_is_told_once(root: Path) -> None:
     told = [kind for kind, items in found.items() if any("half.jpg" in item for item in items)]
     assert len(told) == 1, told
     assert told != ["damaged"]
+
+
+def test_f52_an_error_stream_that_takes_nothing_is_no_reason_to_end(root: Path) -> None:
+    """Full, or a pipe that nobody reads any more."""
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom lit_guide.engine.photos.decode import decode, quiet_libjpeg\n"
+        "with quiet_libjpeg():\n    os.write(2, b'lost')\nprint(tuple(decode(Path(sys.argv[1])).shape)[0])"
+    )
+    command = [sys.executable, "-c", program, str(root / "a/6 damaged.jpg")]
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=closed, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "3\n")
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "3\n")
+
+
+def test_f52_other_files_that_something_is_printed_of_are_not_damaged(root: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(root / "a/red.png")
+
+    def look(data: np.ndarray, image_CHW: torch.Tensor) -> int:
+        os.write(2, b"a word of another library\n")
+        return 0
+
+    found = examine(root, ["a/red.png"] * 3, look=look)
+    assert found.seen_N["signs"].tolist() == [0, 0, 0]

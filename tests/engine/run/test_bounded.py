@@ -1,6 +1,7 @@
 """Files that are small and cost much, and checkpoints of wrong values: refused in seconds, in bounded memory."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -52,10 +53,10 @@ YAML = {
 @pytest.mark.parametrize("kind", YAML)
 def test_f38_yaml_that_is_small_and_costs_much_is_refused_in_seconds(kind: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(YAML[kind])
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ConfigError, match=r"c\.yaml is no valid YAML: .+"):
         read_settings(tmp_path / "c.yaml")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_f38_yaml_with_a_few_aliases_is_read_as_before() -> None:
@@ -184,10 +185,10 @@ except UserError as error:
 def test_f38_a_small_checkpoint_that_unpacks_to_much_is_refused_in_seconds(kind: str, tmp_path: Path) -> None:
     path = BOMBS[kind](tmp_path)
     assert path.stat().st_size < 1_100_000
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(UserError) as caught:
         read_checkpoint(path)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert caught.value.exit_code == 1
     assert f"{path} was refused" in str(caught.value)
     assert "much more than its size" in str(caught.value)
@@ -301,10 +302,10 @@ def test_f39_hyperparameters_that_ask_for_much_are_refused_in_seconds(
 ) -> None:
     content["hyper_parameters"] |= hyper_parameters
     torch.save(content, tmp_path / "a.ckpt")
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(UserError, match="hyperparameters do not fit") as caught:
         load_model(tmp_path / "a.ckpt", LitClassifier)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
     assert str(tmp_path / "a.ckpt") in str(caught.value)
     assert len(str(caught.value)) < 3000
 
@@ -338,3 +339,15 @@ def test_what_data_of_ones_own_call_by_our_names_is_not_kept() -> None:
         crop, white_level, least_side = 224, "high", 100
 
     assert reading_of(Data()) == {"crop": None, "white_level": None, "least_side": 100}
+
+
+@pytest.mark.skipif(not hasattr(os, "truncate"), reason="no files with holes")
+@pytest.mark.parametrize("start", [b"", b"\x80\x02"])
+def test_f38_a_file_with_holes_is_not_read_as_a_whole(start: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(start)
+    os.truncate(path, 1 << 36)  # 64 GiB that take no room
+    began = time.process_time()
+    with pytest.raises(UserError):
+        read_checkpoint(path)
+    assert time.process_time() - began < 5

@@ -652,3 +652,17 @@ def test_f33_what_a_killed_run_left_is_removed_and_what_it_links_to_is_not(tmp_p
     runs.leave_run_dir()
     assert sorted(path.name for path in run.rglob("*")) == [".partial-3", "checkpoints"]
     assert victim.read_text() == "precious"
+
+
+def test_a_directory_without_room_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the same command works once there is room."""
+
+    def too_small(*_: object, **__: object) -> None:
+        raise UserError("too small")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "check_space", too_small)
+        with pytest.raises(UserError, match="too small"):
+            runs.claim_run_dir(str(tmp_path / "run"), "name")
+    assert runs.claim_run_dir(str(tmp_path / "run"), "name") == tmp_path / "run"
+    runs.leave_run_dir()

@@ -102,3 +102,7 @@ def test_where_nothing_can_be_written_the_files_are_examined_all_the_same(root, 
     assert {NAMES[index]: reason for index, reason in examined.bad.items()} == BAD
     remember(root, NAMES, store, examined)  # does nothing
     assert store.is_file()
+
+
+def test_a_name_that_no_file_can_have_is_one_that_is_missing(tmp_path):
+    assert fingerprint(tmp_path, ["a\0b"]) != fingerprint(tmp_path, ["a"])

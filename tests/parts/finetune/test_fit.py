@@ -114,6 +114,8 @@ def test_it_is_said_what_was_taken_and_config_yaml_finds_the_file_again(run: Run
     for command in ("test", "predict"):
         assert run(command, "--run", "new").code == 0  # their weights are the run's own
     assert run("fit", "--run", "new", "--trainer.max_epochs", "2").code == 0
+    settings = yaml.safe_load((tmp_path / "new/config.yaml").read_text())
+    assert settings["model"]["weights"] == str(tmp_path / "old.ckpt")  # where it began, to repeat it
 
 
 def test_a_frozen_backbone_leaves_the_run_as_it_came(run: Run, digits, old: Path, tmp_path: Path) -> None:
