@@ -4,7 +4,8 @@ Claims, wall time of whole processes with the dependencies already installed, 2 
 <= 2 s (median of n = 9), and `cookiecutter` followed by the project's `fit --config configs/digits.yaml` with all three
 exports takes <= 60 s (the longest of n = 3). The template is a clone of this repository's last commit. Of a project with
 the digits and no part, its owner has <= 1,000 lines of Python to read and change (the story: the package's own files and
-data/), its tests have <= 600, and the whole package <= 6,450; blank lines, docstrings and comments are counted.
+data/), its tests have <= 600, and the whole package <= 7,400, which is what story, exports
+and engine may have together; blank lines, docstrings and comments are counted.
 
     python benchmarks/generate.py [--quick]
 """
@@ -26,7 +27,7 @@ BAKE_SECONDS, RUN_SECONDS = 2.0, 60.0
 LINES = {
     "lines of the story": (("my_classifier/*.py", "my_classifier/data/*.py"), 1_000),
     "lines of the tests": (("tests/**/*.py",), 600),
-    "lines of the package": (("my_classifier/**/*.py",), 6_450),
+    "lines of the package": (("my_classifier/**/*.py",), 7_400),
 }
 FIT = ["-m", "my_classifier", "fit", "--config", "configs/digits.yaml", "--run_dir", "run", "--accelerator", "cpu"]
 
