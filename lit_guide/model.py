@@ -33,16 +33,16 @@ from lit_guide.engine.train.optim import (
 from lit_guide.engine.zoo import Normalized
 from lit_guide.networks import build_network
 
-# What the part `finetune` does: by its folder.
-FINETUNE = {"start_from": "lit_guide.parts.finetune.weights:start_from", "tuning": "lit_guide.parts.finetune.tuning:Tuning"}
+FINETUNE = {"start_from": "weights:start_from", "tuning": "tuning:Tuning"}  # what is there with the part `finetune`
 UNTUNED = {"freeze": "none", "freeze_epochs": None, "backbone_lr": 1.0, "layer_decay": 1.0, "decay_norms": True}
 
 
 def of_part(name: str) -> Any:
     """What a setting for fine-tuning needs; a ConfigError where the project does not have the part."""
-    if part := tables.gone(FINETUNE).get(name):
-        raise ConfigError(f"model.weights FILE, {', '.join(UNTUNED)} need the part {part}, which this project does not have.")
-    return tables.load(FINETUNE)[name]
+    table = {name: f"{__package__}.parts.finetune.{FINETUNE[name]}"}
+    if tables.gone(table):
+        raise ConfigError(f"model.weights FILE, {', '.join(UNTUNED)} need the part finetune, which this project does not have.")
+    return tables.load(table)[name]
 
 
 class LitClassifier(ClassifierModule):

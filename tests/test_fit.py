@@ -188,7 +188,7 @@ def test_f28_predict_lists_what_it_could_not_read_and_predicts_the_rest(run: Run
     outcome = run("predict", "--run", trained, "--run_dir", "out", "--images", "good.png", "broken.png", "missing.png", "empty")
     assert outcome.code == 1
     assert [row["file"] for row in rows(Path("out/predictions.csv"))] == ["good.png"]
-    for name, reason in (("broken.png", "not an image"), ("missing.png", "no such file"), ("empty", "no image files")):
+    for name, reason in (("broken.png", "broken, or of"), ("missing.png", "no such file"), ("empty", "no image files")):
         assert f"{name}: {reason}" in outcome.err
 
 

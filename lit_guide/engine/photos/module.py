@@ -132,11 +132,10 @@ class PhotoData(ImageDataModule):
             if len(examined.bad) == len(listing.paths):
                 raise UserError(f"None of the {len(listing.paths)} files is an image that can be used:\n{names}")
             if self.on_bad_image == "error":
-                away = "move them away with `lit-guide data check --fix quarantine`" if self.folder else "take out their rows"
-                raise UserError(
-                    f"{len(examined.bad)} of {len(listing.paths)} files can't be used:\n{names}\n"
-                    f"Mend them, {away}, or train on the rest with --data.on_bad_image skip."
-                )
+                quarantine = "move them away with `lit-guide data check --fix quarantine`"
+                away = quarantine if self.folder else "take out their rows"
+                how = f"Mend them, {away}, or train on the rest with --data.on_bad_image skip."
+                raise UserError(f"{len(examined.bad)} of {len(listing.paths)} files can't be used:\n{names}\n{how}")
             warn(f"left out {len(examined.bad)} of {len(listing.paths)} files that can't be used:\n{names}")
         rows = self.divide(examined.bad, examined.duplicates)
         self._check(rows, examined.duplicates)

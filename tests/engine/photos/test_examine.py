@@ -333,6 +333,7 @@ def test_torch_works_with_one_thread_meanwhile_and_with_as_many_as_before_in_the
 def test_the_bar_is_for_many_files_on_a_terminal_only(album, monkeypatch, capfd):
     monkeypatch.setattr(module, "QUIET_BELOW", 31)
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    monkeypatch.setenv("TERM", "xterm")  # one that can draw
     examine(*album)
     assert capfd.readouterr().err == ""
     monkeypatch.setattr(module, "QUIET_BELOW", 30)
