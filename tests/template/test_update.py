@@ -145,7 +145,7 @@ def test_an_update_adds_and_removes_parts_and_sources(project: Path, own_templat
         assert "Next:" not in update.stdout
         assert not list(project.rglob("*.rej"))
         assert cruft("diff", "--exit-code", cwd=project, settings=settings).stdout.count("\n+++ ") == 1
-        there = {path.name for path in (project / "leaf_doctor/parts").iterdir() if path.is_dir()}
+        there = {path.name for path in (project / "leaf_doctor/parts").iterdir() if path.is_dir() and path.name[0] != "_"}
         folder = project / "leaf_doctor/data/folder.py"
         if answers == fewer:
             assert there == {"doctor"}
