@@ -123,8 +123,8 @@ class LitClassifier(ClassifierModule):
         # Plain values from a checkpoint stay as they are until training needs them: a model to look at or export does not.
         self.optimizer, self.scheduler = optimizer, scheduler
         described = describe_loss(loss)
-        rates = {"backbone_lr": float(backbone_lr), "layer_decay": float(layer_decay), "decay_norms": decay_norms}
-        frozen = {"freeze": freeze, "freeze_epochs": None if freeze_epochs is None else int(freeze_epochs)}
+        tuned: dict[str, Any] = {"freeze": freeze, "freeze_epochs": None if freeze_epochs is None else int(freeze_epochs)}
+        tuned |= {"backbone_lr": float(backbone_lr), "layer_decay": float(layer_decay), "decay_norms": decay_norms}
         self.save_hyperparameters(
             {
                 "class_names": class_names,
@@ -139,7 +139,7 @@ class LitClassifier(ClassifierModule):
                 "label_smoothing": label_smoothing,
                 "class_weights": class_weights,
                 "scale_lr": scale_lr,
-                **(frozen | rates),
+                **tuned,
             }
         )
         self.starts_from, file = weights, weights if weights and not weights.isidentifier() else None  # torchvision's are names
@@ -203,7 +203,7 @@ class LitClassifier(ClassifierModule):
         saved, now = (
             {key: one.get(key, UNTUNED[key]) for key in UNTUNED} for one in (checkpoint["hyper_parameters"], self.hparams)
         )
-        if saved != now:
+        if saved != now and self.trainer.state.fn == "fit":
             checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
             warn("other layers learn, or at other rates, than before: the optimizer, and its schedule, begin anew.")
 

@@ -10,11 +10,12 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,23 +80,29 @@ def quiet_libjpeg() -> Iterator[Counter]:
     """
     with ExitStack() as stack:
         counted: Counter = int  # 0
-        with suppress(OSError):  # no place for a file, or no error stream
+        with suppress(OSError):  # no error stream, or no place for a file
             if _quiet.acquire(blocking=False):
                 stack.callback(_quiet.release)
-                kept, file = os.dup(2), stack.enter_context(TemporaryFile(buffering=0))
-                stack.callback(_restore, file, kept)
-                os.dup2(file.fileno(), 2)
-                counted = lambda: os.fstat(file.fileno()).st_size  # noqa: E731
+                stack.callback(_restore, os.dup(2))
+                os.dup2(sink := _sink(os.getpid()), 2)
+                counted = lambda: os.fstat(sink).st_size  # noqa: E731
         yield counted
 
 
-def _restore(file: IO[bytes], kept: int) -> None:
+@lru_cache(maxsize=1)  # opening one for each photo would take a twelfth of the time of decoding it
+def _sink(process: int) -> int:
+    with TemporaryFile() as file:  # of this process alone: a forked one would go on at its place
+        return os.dup(file.fileno())
+
+
+def _restore(kept: int) -> None:
     os.dup2(kept, 2)
-    with suppress(OSError), os.fdopen(kept, "wb", buffering=0) as stream:  # nobody reads it any more, or its disk is full
-        file.seek(0)
-        left = memoryview(re.sub(LIBJPEG, b"", file.read()))
-        while left:
-            left = left[stream.write(left) or 0 :]
+    with suppress(OSError), open(kept, "wb") as stream:  # nobody reads it any more, or its disk is full
+        if size := os.fstat(sink := _sink(os.getpid())).st_size:
+            os.lseek(sink, 0, os.SEEK_SET)
+            stream.write(re.sub(LIBJPEG, b"", os.read(sink, size)))
+            os.lseek(sink, 0, os.SEEK_SET)
+            os.ftruncate(sink, 0)
 
 
 def read_bytes(path: Path | str) -> Bytes:

@@ -13,14 +13,8 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 MODULE = f"{__package__}.module"  # whose clipping does nothing either where there is none to do
 INTERVAL = 0.2  # seconds between two drawings of the progress bar
-STEP = (
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-)
+STEP: tuple[str, ...] = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward")
+STEP += ("on_before_optimizer_step", "on_train_batch_end")
 
 
 class ProgressBar(RichProgressBar):
